@@ -1,0 +1,37 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: they make .venv and install what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check format bench clean
+
+# Installed into a temporary name first: an interrupted install is not taken for a finished one.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onnxmx needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,serve,data,dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check onnxmx tests benchmarks examples
+	$(BIN)/ruff format --check onnxmx tests benchmarks examples
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix onnxmx tests benchmarks examples
+	$(BIN)/ruff format onnxmx tests benchmarks examples
+
+# Peers: make bench PEER_PYTHON=/path/to/python, an environment of its own that has torch.
+bench: $(STAMP)
+	$(BIN)/python benchmarks/steps.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
+
+clean:
+	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

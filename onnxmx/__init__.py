@@ -1,0 +1,1 @@
+"""onnxmx: define, train, compress and serve models in one graph format."""

@@ -1,0 +1,83 @@
+"""Every error a user can meet. One hierarchy, one form: what was expected, what was found, how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OnnxmxError(Exception):
+    """The base of all errors that onnxmx raises on purpose.
+
+    problem: one sentence with what was expected and what was found.
+    at: the user's `file:line` where the thing was built, or a path into the input (`$.inputs[0].shape`).
+    mend: one sentence that says what to do about it.
+    """
+
+    exit_code = 1
+    """What the command line exits with: 1 it could not be done, 2 wrong usage."""
+
+    def __init__(self, problem: str, *, at: str | None = None, mend: str | None = None) -> None:
+        self.problem, self.at, self.mend = problem, at, mend
+        lines = [problem]
+        if at:
+            lines.append(f"  built at {at}")
+        if mend:
+            lines.append(f"  {mend}")
+        super().__init__("\n".join(lines))
+
+
+class UsageError(OnnxmxError):
+    """A command or function was asked for something that cannot be: an unknown name, a value outside its range."""
+
+    exit_code = 2
+
+
+class ShapeError(OnnxmxError):
+    """Shapes or element types that do not fit."""
+
+
+class GraphError(OnnxmxError):
+    """A graph that cannot be built or is not valid ONNX."""
+
+
+class ModelFileError(OnnxmxError):
+    """A model file that is missing, damaged, or not ONNX."""
+
+
+class GradientError(OnnxmxError):
+    """A gradient was asked of an operator that has none here."""
+
+
+class DataError(OnnxmxError):
+    """A dataset or an input that is missing, damaged, or does not fit the model."""
+
+
+class CheckpointError(OnnxmxError):
+    """A checkpoint or run directory that is missing, damaged, or belongs to another model."""
+
+
+class MissingExtraError(OnnxmxError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}; it is not installed",
+            mend=f"Install it with: pip install 'onnxmx[{extra}]'",
+        )
+
+
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """The option closest to `name`, or None when nothing is close."""
+    matches = difflib.get_close_matches(name.lower(), {o.lower(): o for o in options}, n=1, cutoff=0.5)
+    return next((o for o in options if matches and o.lower() == matches[0]), None)
+
+
+def unknown_name(kind: str, name: str, options: Iterable[str]) -> UsageError:
+    """The error for a name that is not among `options`; it offers the nearest one."""
+    options = sorted(options)
+    near = nearest(name, options)
+    return UsageError(
+        f"no {kind} named {name!r}",
+        mend=f"Did you mean {near!r}?" if near else f"There are: {', '.join(options)}.",
+    )
