@@ -1,1 +1,1 @@
-"""TODO."""
+"""What a model is: graphs, layers, initializers, the Model."""

@@ -1,0 +1,113 @@
+"""Initializers: what a parameter holds before the first step.
+
+Each is `init(shape, random) -> array`, a function of the shape and a seeded generator alone. Fans follow the layout
+of the weight: (n_in, units) for Dense, (out, in, *kernel) for convolutions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from onnxmx.errors import unknown_name
+
+Array = np.ndarray[Any, Any]
+Initializer = Callable[[tuple[int, ...], np.random.Generator], Array]
+
+
+def constant(value: float) -> Initializer:
+    """Every element is `value`."""
+    return lambda shape, random: np.full(shape, value, np.float32)
+
+
+def zeros() -> Initializer:
+    """Every element is 0."""
+    return constant(0.0)
+
+
+def ones() -> Initializer:
+    """Every element is 1."""
+    return constant(1.0)
+
+
+def uniform(scale: float = 0.07) -> Initializer:
+    """Uniform in [-scale, scale)."""
+    return lambda shape, random: random.uniform(-scale, scale, shape)
+
+
+def normal(std: float = 0.01) -> Initializer:
+    """Normal with mean 0 and the given standard deviation."""
+    return lambda shape, random: random.normal(0.0, std, shape)
+
+
+def xavier() -> Initializer:
+    """Uniform with variance 2 / (fan_in + fan_out).   Source: Glorot & Bengio 2010, eq. 16."""
+
+    def draw(shape: tuple[int, ...], random: np.random.Generator) -> Array:
+        fan_in, fan_out = fans(shape)
+        limit = math.sqrt(6.0 / (fan_in + fan_out))
+        return random.uniform(-limit, limit, shape)
+
+    return draw
+
+
+def he(slope: float = 0.0) -> Initializer:
+    """Normal with variance 2 / ((1 + slope^2) fan_in); `slope` is the leaky ReLU's.   Source: He et al. 2015, eq. 14.
+
+    MXNet calls it MSRAPrelu, PyTorch kaiming_normal.
+    """
+
+    def draw(shape: tuple[int, ...], random: np.random.Generator) -> Array:
+        fan_in, _ = fans(shape)
+        return random.normal(0.0, math.sqrt(2.0 / ((1.0 + slope**2) * fan_in)), shape)
+
+    return draw
+
+
+msra = he
+
+
+def orthogonal(gain: float = 1.0) -> Initializer:
+    """Orthogonal rows or columns, whichever are fewer, over (shape[0], the rest).   Source: Saxe et al. 2014."""
+
+    def draw(shape: tuple[int, ...], random: np.random.Generator) -> Array:
+        rows, columns = shape[0], math.prod(shape[1:])
+        q, r = np.linalg.qr(random.normal(size=(max(rows, columns), min(rows, columns))))
+        q = q * np.sign(np.diag(r))  # makes the distribution uniform (Mezzadri 2007)
+        return (gain * (q if rows >= columns else q.T)).reshape(shape)
+
+    return draw
+
+
+NAMED: dict[str, Callable[[], Initializer]] = {
+    "zeros": zeros,
+    "ones": ones,
+    "uniform": uniform,
+    "normal": normal,
+    "xavier": xavier,
+    "he": he,
+    "msra": msra,
+    "orthogonal": orthogonal,
+}
+
+
+def get(init: str | Initializer) -> Initializer:
+    """An initializer by name, or as it is. Raises UsageError for an unknown name."""
+    if not isinstance(init, str):
+        return init
+    if init not in NAMED:
+        raise unknown_name("initializer", init, NAMED)
+    return NAMED[init]()
+
+
+def fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """How many inputs feed one unit, and how many units one input feeds."""
+    if len(shape) == 1:
+        return shape[0], shape[0]
+    if len(shape) == 2:
+        return shape[0], shape[1]
+    kernel = math.prod(shape[2:])
+    return shape[1] * kernel, shape[0] * kernel

@@ -1,0 +1,55 @@
+"""Random numbers as a graph: a hash of (seed, step, stream, position), with no state of its own.
+
+The same key gives the same bits on every machine and provider, and a resumed run draws what it would have drawn.
+The hash is Chris Wellons's lowbias32 (https://nullprogram.com/blog/2018/07/31/), whose output bits each flip with
+probability 0.5 +- 0.0009 when an input bit does.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.ops import FLOAT, INT32, UINT32
+
+_GOLDEN = np.uint32(0x9E3779B9)
+
+
+def hash32(g: GraphBuilder, x: ir.Value) -> Value:
+    """x: uint32, any shape.  Returns uint32 of that shape, each element hashed."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = g.mul(_fold(g, x, shift), np.uint32(factor))
+    return _fold(g, x, 16)
+
+
+def key(g: GraphBuilder, seed: ir.Value, step: ir.Value, stream: ir.Value | int) -> Value:
+    """The uint32 scalar that a node draws from at one step. seed, step, stream: int64 scalars."""
+    mixed = hash32(g, g.cast(seed, UINT32))
+    for part in (step, stream):
+        word = g.cast(part, UINT32) if isinstance(part, ir.Value) else np.uint32(part)
+        mixed = hash32(g, g.add(g.mul(mixed, _GOLDEN), word))
+    return mixed
+
+
+def uniform_int31(g: GraphBuilder, count: ir.Value, word: ir.Value) -> Value:
+    """`count` (int64 scalar) integers, uniform in [0, 2^31), as int32; `word` is a `key`."""
+    # Range has no uint32 kernel; int32 holds every position of a tensor below 2^31 elements.
+    position = g.cast(g.range(np.int32(0), g.cast(count, INT32), np.int32(1)), UINT32)
+    bits = hash32(g, g.add(position, word))
+    return g.cast(g.op("BitShift", bits, np.uint32(1), direction="RIGHT"), INT32)
+
+
+def keep_mask(g: GraphBuilder, x: ir.Value, ratio: ir.Value | float, word: ir.Value) -> Value:
+    """A float32 mask of the shape of `x`: 1 / (1 - ratio) with probability 1 - ratio, else 0."""
+    draws = uniform_int31(g, g.op("Size", x), word)
+    keep = g.sub(np.float32(1.0), ratio)
+    # 2^31 (1 - ratio) is exact in float64 only; rounding down to what int32 holds costs 1e-7 of probability.
+    scaled = g.mul(g.cast(keep, ir.DataType.DOUBLE), np.float64(2**31))
+    limit = g.cast(g.min(scaled, np.float64(2**31 - 1)), INT32)
+    mask = g.cast(g.less(draws, limit), FLOAT)
+    return g.reshape(g.div(mask, keep), g.op("Shape", x))
+
+
+def _fold(g: GraphBuilder, x: ir.Value, shift: int) -> Value:
+    return g.op("BitwiseXor", x, g.op("BitShift", x, np.uint32(shift), direction="RIGHT"))

@@ -1,0 +1,59 @@
+"""Opening a graph on stock ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from onnxmx.errors import GraphError, MissingExtraError, OnnxmxError, UsageError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+def runtime() -> Any:
+    """The onnxruntime package. Raises MissingExtraError where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError("onnxruntime", "cpu", "Running a graph") from None
+    return onnxruntime
+
+
+def open_session(
+    graph: bytes,
+    *,
+    threads: int | None = None,
+    provider: str = "cpu",
+    dims: dict[str, int] | None = None,
+) -> onnxruntime.InferenceSession:
+    """A session for a serialized model.
+
+    threads: worker threads inside an operator; by default the cores of this machine.
+    provider: "cpu" or "cuda".
+    dims: numbers for symbolic dimensions, known before the graph is optimized.
+    Raises GraphError when ONNX Runtime refuses the graph.
+    """
+    ort = runtime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.log_severity_level = 3
+    # Without this, threads of an idle session go on spinning and slow down the others of the process.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    for name, size in (dims or {}).items():
+        options.add_free_dimension_override_by_name(name, size)
+    try:
+        return ort.InferenceSession(graph, options, providers=_providers(ort, provider))
+    except OnnxmxError:
+        raise
+    except Exception as error:  # onnxruntime has no common base for what it raises here
+        raise GraphError(f"ONNX Runtime refused the graph: {error}") from error
+
+
+def _providers(ort: Any, provider: str) -> list[str]:
+    wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(provider)
+    if wanted is None:
+        raise UsageError(f"provider expected 'cpu' or 'cuda'; found {provider!r}")
+    if wanted not in ort.get_available_providers():
+        raise MissingExtraError("onnxruntime-gpu", "gpu", "The CUDA provider")
+    return [wanted] if provider == "cpu" else [wanted, "CPUExecutionProvider"]

@@ -1,0 +1,63 @@
+"""Writing files so that a reader never sees half of one, and a failure leaves the former one as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from onnxmx.errors import OnnxmxError
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes | Iterable[bytes]) -> None:
+    """Write `data` to `path` by way of a temporary file beside it, flushed to the disk and then renamed.
+
+    Raises OnnxmxError when the folder cannot be written or the disk is full; `path` is then as it was.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            for part in (data,) if isinstance(data, bytes) else data:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644 & ~_umask())  # mkstemp makes it private
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _explain(error, path) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+def sha256(*parts: bytes) -> str:
+    """The hexadecimal SHA-256 of the parts, one after another."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _explain(error: OSError, path: Path) -> OnnxmxError:
+    mend = {
+        errno.ENOSPC: "The disk is full: free some space, or write to another disk with -o.",
+        errno.EDQUOT: "The disk quota is used up: free some space, or write to another disk with -o.",
+        errno.EFBIG: "The file is larger than this system allows: raise the limit (ulimit -f), or write elsewhere.",
+        errno.EACCES: "Check the permissions of the folder, or write elsewhere with -o.",
+        errno.EROFS: "The file system is read-only: write elsewhere with -o.",
+    }.get(error.errno or 0)
+    return OnnxmxError(f"cannot write {path}: {error.strerror or error}; what was there before is unchanged", mend=mend)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
