@@ -1,0 +1,285 @@
+"""What a dataset is: named arrays that share their first axis, and how stored values become what a model reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxmx.errors import DataError, UsageError
+
+Array = npt.NDArray[Any]
+Indices = npt.ArrayLike | slice
+
+_BLOCK = 1 << 20
+"""Elements looked at together while checking and hashing, so that neither doubles the memory of a large dataset."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """x -> x * scale + shift, in float32, from whatever type is stored. It travels with the model as metadata."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key, value in self.to_dict().items():
+            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+                raise DataError(f"preprocessing {key!r} expected a finite number; found {value!r}")
+            object.__setattr__(self, key, float(value))
+
+    def apply(self, array: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """A new C-contiguous float32 array of the same shape. array: any integer, boolean or float type."""
+        x = np.asarray(array)
+        if self.scale == 1.0:
+            y = np.array(x, dtype=np.float32, order="C")
+        else:  # One pass: the cast happens inside the multiplication.
+            y = np.empty(x.shape, dtype=np.float32)
+            np.multiply(x, np.float32(self.scale), out=y, dtype=np.float32, casting="unsafe")
+        if self.shift != 0.0:
+            y += np.float32(self.shift)
+        return y
+
+    def to_dict(self) -> dict[str, float]:
+        return {"scale": self.scale, "shift": self.shift}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of `to_dict`. Raises DataError for an unknown key or a value that is no finite number."""
+        unknown = sorted(set(values) - {"scale", "shift"})
+        if unknown:
+            raise DataError(f"preprocessing expected the keys 'scale' and 'shift'; found {unknown}")
+        return cls(**values)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Named input and label arrays whose first axis counts samples. Checked once, here; read-only afterwards.
+
+    inputs: by model input name, any integer, boolean or float type, e.g. {"image": uint8 (n, 1, 28, 28)}.
+    labels: by label name; integers are kept as int64, floats (targets of a regression) as float32.
+    classes: a name for each value that an integer label may take; None when labels are not classes.
+    Raises DataError for lengths that differ, no samples, labels outside the classes, NaN or infinity.
+    """
+
+    name: str
+    split: str
+    inputs: dict[str, Array]
+    labels: dict[str, Array] = field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
+    preprocessing: Preprocessing = Preprocessing()
+
+    def __post_init__(self) -> None:
+        inputs = {key: np.asarray(value) for key, value in self.inputs.items()}
+        labels = {key: np.asarray(value) for key, value in self.labels.items()}
+        self._check_lengths(inputs, labels)
+        for key, array in {**inputs, **labels}.items():
+            self._check_values(key, array)
+        if self.classes is not None:
+            for key, array in labels.items():
+                self._check_range(key, array, len(self.classes))
+            object.__setattr__(self, "classes", tuple(map(str, self.classes)))
+        object.__setattr__(self, "inputs", {key: _read_only(array) for key, array in inputs.items()})
+        object.__setattr__(self, "labels", {key: _read_only(_label_type(array)) for key, array in labels.items()})
+
+    @classmethod
+    def from_arrays(
+        cls,
+        inputs: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+        labels: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
+        *,
+        name: str = "arrays",
+        split: str = "train",
+        classes: Sequence[str] | None = None,
+        scale: float = 1.0,
+        shift: float = 0.0,
+    ) -> Dataset:
+        """A dataset of your own arrays. A single input array is named "x", a single label array "label".
+
+        >>> Dataset.from_arrays(images, digits, classes=list("0123456789"), scale=1 / 255)
+        """
+        x = inputs if isinstance(inputs, Mapping) else {"x": inputs}
+        y = {} if labels is None else labels if isinstance(labels, Mapping) else {"label": labels}
+        return cls(
+            name=name,
+            split=split,
+            inputs={key: np.asarray(value) for key, value in x.items()},
+            labels={key: np.asarray(value) for key, value in y.items()},
+            classes=None if classes is None else tuple(map(str, classes)),
+            preprocessing=Preprocessing(scale, shift),
+        )
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(
+            f"{key} {array.dtype}{list(array.shape)}" for key, array in {**self.inputs, **self.labels}.items()
+        )
+        return f"Dataset({self.name!r}, {self.split!r}: {shapes})"
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of one sample, by input name: {"image": (1, 28, 28)}."""
+        return {key: array.shape[1:] for key, array in self.inputs.items()}
+
+    @property
+    def label_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of one sample's label, by label name: {"label": ()}."""
+        return {key: array.shape[1:] for key, array in self.labels.items()}
+
+    def batch(self, indices: Indices) -> dict[str, Array]:
+        """The samples at `indices` as new arrays: inputs preprocessed to float32, labels int64 or float32.
+
+        indices: integers of shape (b,), a boolean mask of shape (n,), or a slice. Keys are the bare names.
+        Raises DataError for an index outside the dataset.
+        """
+        chosen = self._positions(indices)
+        batch: dict[str, Array] = {key: self.preprocessing.apply(array[chosen]) for key, array in self.inputs.items()}
+        # A slice gives a view of what must not change, fancy indexing a copy already.
+        labels = {key: array[chosen] for key, array in self.labels.items()}
+        return batch | {key: array.copy() if isinstance(chosen, slice) else array for key, array in labels.items()}
+
+    def subset(self, indices: Indices) -> Dataset:
+        """The dataset of these samples only, in this order."""
+        chosen = self._positions(indices)
+        return replace(
+            self,
+            inputs={key: array[chosen] for key, array in self.inputs.items()},
+            labels={key: array[chosen] for key, array in self.labels.items()},
+        )
+
+    def take(self, n: int) -> Dataset:
+        """The first `n` samples (all of them when there are fewer). Raises UsageError when n < 1."""
+        if n < 1:
+            raise UsageError(f"take expected at least 1 sample; found {n}")
+        return self.subset(slice(n))
+
+    def rename(self, names: Mapping[str, str]) -> Dataset:
+        """The same data under other names, e.g. {"x": "image"} to suit a model whose input is called image."""
+        return replace(
+            self,
+            inputs={names.get(key, key): array for key, array in self.inputs.items()},
+            labels={names.get(key, key): array for key, array in self.labels.items()},
+        )
+
+    def check_classes(self, count: int) -> None:
+        """Raises DataError unless every integer label lies in [0, count), the outputs that a model has."""
+        for key, array in self.labels.items():
+            self._check_range(key, array, count)
+
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of all that reaches a model: names, types, shapes, values, preprocessing, classes.
+
+        Not of the dataset's own name: the same data read from another file has the same digest.
+        """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        sha = hashlib.sha256(json.dumps([self.preprocessing.to_dict(), self.classes]).encode())
+        for kind, arrays in (("input", self.inputs), ("label", self.labels)):
+            for key, array in sorted(arrays.items()):
+                little = array.dtype.newbyteorder("<")
+                sha.update(json.dumps([kind, key, little.str, array.shape]).encode())
+                for _, block in _blocks(array):
+                    sha.update(np.ascontiguousarray(block, dtype=little).data)
+        return sha.hexdigest()
+
+    def _positions(self, indices: Indices) -> Array | slice:
+        if isinstance(indices, slice):
+            return indices
+        chosen = np.atleast_1d(np.asarray(indices))
+        if chosen.dtype.kind == "b" and chosen.shape == (len(self),):
+            return np.flatnonzero(chosen)
+        if chosen.size == 0:
+            return np.zeros(0, dtype=np.intp)
+        if chosen.dtype.kind not in "iu" or chosen.ndim != 1:
+            raise DataError(
+                f"{self._here} expected indices as integers of one axis or a mask of shape ({len(self)},); "
+                f"found {chosen.dtype} of shape {chosen.shape}"
+            )
+        if int(chosen.min()) < 0 or int(chosen.max()) >= len(self):
+            bad = int(chosen.min()) if int(chosen.min()) < 0 else int(chosen.max())
+            raise DataError(f"{self._here} expected indices in [0, {len(self)}); found {bad}")
+        return chosen
+
+    @property
+    def _here(self) -> str:
+        return f"dataset {self.name!r} ({self.split})"
+
+    def _check_lengths(self, inputs: dict[str, Array], labels: dict[str, Array]) -> None:
+        if not inputs:
+            raise DataError(f"{self._here} expected at least one input array; found none")
+        twice = sorted(set(inputs) & set(labels))
+        if twice:
+            raise DataError(
+                f"{self._here} expected different names for inputs and labels; found {twice} in both",
+                mend="Rename one of them.",
+            )
+        for key, array in {**inputs, **labels}.items():
+            if array.ndim == 0 or array.size == 0:
+                raise DataError(f"{self._here} expected samples in {key!r}; found an array of shape {array.shape}")
+        lengths = {key: len(array) for key, array in {**inputs, **labels}.items()}
+        if len(set(lengths.values())) > 1:
+            raise DataError(
+                f"{self._here} expected the same number of samples in every array; found {lengths}",
+                mend="The first axis counts samples: row i of each array belongs to sample i.",
+            )
+
+    def _check_values(self, key: str, array: Array) -> None:
+        if array.dtype.kind not in "biuf":
+            raise DataError(
+                f"{self._here} expected numbers in {key!r}; found {array.dtype}",
+                mend="Convert it first; class names become integers that count from 0.",
+            )
+        if array.dtype.kind != "f":
+            return
+        for start, block in _blocks(array):
+            with np.errstate(over="ignore"):  # A float64 beyond float32 turns into infinity: found on the next line.
+                bad = ~np.isfinite(block.astype(np.float32, copy=False))
+            if bad.any():
+                row = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
+                raise DataError(
+                    f"{self._here} expected finite float32 values in {key!r}; "
+                    f"found {block[row][bad[row]].flat[0]} in sample {start + row}",
+                    mend="Repair or drop that sample.",
+                )
+
+    def _check_range(self, key: str, array: Array, count: int) -> None:
+        if array.dtype.kind not in "biu":
+            return
+        bad = (array < 0) | (array >= count)
+        if bad.any():
+            row = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
+            raise DataError(
+                f"{self._here} expected {key!r} in [0, {count}), one of {count} classes; "
+                f"found {array[row][bad[row]].flat[0]} in sample {row}",
+                mend="Number the classes from 0, or name as many classes as there are.",
+            )
+
+
+def _blocks(array: Array) -> Iterator[tuple[int, Array]]:
+    """Runs of whole samples of about _BLOCK elements, each with the index of its first sample."""
+    rows = max(1, _BLOCK // (array.size // len(array)))
+    for start in range(0, len(array), rows):
+        yield start, array[start : start + rows]
+
+
+def _label_type(array: Array) -> Array:
+    return array.astype(np.float32 if array.dtype.kind == "f" else np.int64, copy=False)
+
+
+def _read_only(array: Array) -> Array:
+    """A view that cannot be written to: the digest stays true. The caller's own array stays as it was."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,139 @@
+"""Batches in an order that depends on seed and epoch alone, made ready by a thread while the model computes."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxmx.errors import DataError, UsageError
+from onnxmx.trainer.data.dataset import Array, Dataset
+
+Batch = tuple[int, dict[str, Array]]
+
+
+class Loader:
+    """Cuts a dataset into batches.
+
+    The order of an epoch is a pure function of (seed, epoch), so training resumes at any batch without a replay:
+    `epoch(3, start=120)` yields exactly what `epoch(3)` yields from its batch 120 on.
+
+    batch_size: samples a batch; the last one is smaller unless `drop_last`. seed: in [0, 2**64).
+    shuffle: False keeps the dataset's order in every epoch. prefetch: batches kept ready; 0 uses no thread.
+    Raises UsageError for a value outside its range, DataError when there is no single full batch to keep.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        prefetch: int = 2,
+    ) -> None:
+        for name, value, low, high in (
+            ("batch_size", batch_size, 1, 2**63),
+            ("seed", seed, 0, 2**64),
+            ("prefetch", prefetch, 0, 2**31),
+        ):
+            if not low <= value < high:
+                raise UsageError(f"Loader expected {name} in [{low}, {high}); found {value}")
+        if drop_last and len(dataset) < batch_size:
+            raise DataError(
+                f"Loader expected at least one full batch of {batch_size}; found {len(dataset)} samples",
+                mend="Lower batch_size, or keep the last batch with drop_last=False.",
+            )
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.shuffle, self.drop_last, self.prefetch = shuffle, drop_last, prefetch
+        self._last_order: tuple[int, Array] | None = None
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        whole, rest = divmod(len(self.dataset), self.batch_size)
+        return whole + (1 if rest and not self.drop_last else 0)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yields (batch index, batch) from batch `start` to the end; batch as in Dataset.batch.
+
+        What goes wrong while a batch is made is raised here. Stopping early, by `break` or an exception, ends the
+        thread.
+        Raises UsageError when epoch < 0 or start is not in [0, len(self)].
+        """
+        if epoch < 0 or not 0 <= start <= len(self):
+            raise UsageError(
+                f"Loader expected an epoch >= 0 and a start in [0, {len(self)}]; found epoch {epoch}, start {start}"
+            )
+        batches = self._batches(epoch, start)
+        return _ahead(batches, self.prefetch) if self.prefetch else batches
+
+    def indices(self, epoch: int, batch: int) -> npt.NDArray[np.int64]:
+        """Which samples are in this batch, in order: int64 (b,). Raises UsageError for a batch that does not exist."""
+        if not 0 <= batch < len(self):
+            raise UsageError(f"Loader expected a batch in [0, {len(self)}); found {batch}")
+        return self._order(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        for index in range(start, len(self)):
+            yield index, self.dataset.batch(self.indices(epoch, index))
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """A permutation of all samples: int64 (n,).
+
+        Sorting the raw output of Philox, and not Generator.permutation: NumPy promises the stream of a bit generator
+        for ever but not what a Generator makes of it (NEP 19), and a resumed run may meet another NumPy.
+        """
+        last = self._last_order  # One read: the thread that prefetches calls this too.
+        if last is not None and last[0] == epoch:
+            return last[1]
+        if self.shuffle:
+            raw = np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64)).random_raw(len(self.dataset))
+            order = np.argsort(raw, kind="stable").astype(np.int64, copy=False)
+        else:
+            order = np.arange(len(self.dataset), dtype=np.int64)
+        self._last_order = (epoch, order)
+        return order
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: BaseException
+
+
+class _End:
+    pass
+
+
+def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
+    """Yields what `batches` yields, made by a thread that is at most `depth` batches ahead."""
+    ready: queue.Queue[Batch | _Failure | _End] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+    # A daemon: an iterator that someone forgot to finish does not keep the process alive.
+    thread = threading.Thread(target=_produce, args=(batches, ready, stop), name="onnxmx-loader", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := ready.get(), _End):
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item
+    finally:
+        # Once stop is set the thread puts at most one more item, and an emptied queue has room for it: no polling.
+        stop.set()
+        while not ready.empty():
+            ready.get_nowait()
+        thread.join()
+
+
+def _produce(batches: Iterator[Batch], ready: queue.Queue[Batch | _Failure | _End], stop: threading.Event) -> None:
+    try:
+        for item in batches:
+            ready.put(item)
+            if stop.is_set():
+                return
+        ready.put(_End())
+    except BaseException as error:  # Whatever it is, the consumer must hear of it instead of waiting for ever.
+        ready.put(_Failure(error))

@@ -1,0 +1,80 @@
+"""A user's own dataset in one .npz file, as numpy.savez writes it."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from onnxmx.errors import DataError, nearest
+from onnxmx.trainer.data.dataset import Array, Dataset
+from onnxmx.trainer.data.registry import check_split
+
+_PAIRS = {"train": (("x", "y"), ("x_train", "y_train")), "test": (("x_test", "y_test"),)}
+_EXTRAS = ("classes", "scale", "shift")
+_KNOWN = [name for pairs in _PAIRS.values() for pair in pairs for name in pair] + list(_EXTRAS)
+
+
+def load_npz(path: str | PathLike[str], split: str = "train") -> Dataset:
+    """The dataset in a .npz file: input "x", and label "label" when the file has labels.
+
+    Arrays: `x` and `y` (or `x_train` and `y_train`) are the train split, `x_test` and `y_test` the test split.
+    Optional: `classes` (names, shape (c,)), and the numbers `scale` and `shift` of the preprocessing.
+    Raises DataError for a file that is missing, damaged, or holds other arrays. Never unpickles.
+    """
+    check_split(split)
+    arrays = _read(Path(path), split)
+    pair = next((pair for pair in _PAIRS[split] if pair[0] in arrays), None)
+    if pair is None:
+        raise DataError(
+            f"{path}: expected an array {_PAIRS[split][0][0]!r} for the {split} split; found {sorted(arrays)}",
+            mend="Write it with numpy.savez(file, x=..., y=..., x_test=..., y_test=...).",
+        )
+    classes = arrays.get("classes")
+    if classes is not None and (classes.dtype.kind != "U" or classes.ndim != 1):
+        raise DataError(f"{path}: expected 'classes' as strings of shape (c,); found {classes.dtype}{classes.shape}")
+    return Dataset.from_arrays(
+        arrays[pair[0]],
+        arrays.get(pair[1]),
+        name=Path(path).name,
+        split=split,
+        classes=None if classes is None else tuple(map(str, classes)),
+        scale=_number(arrays, "scale", 1.0, path),
+        shift=_number(arrays, "shift", 0.0, path),
+    )
+
+
+def _read(path: Path, split: str) -> dict[str, Array]:
+    """The arrays of one split and the extras, after a look at all names."""
+    wanted = {name for pair in _PAIRS[split] for name in pair} | set(_EXTRAS)
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("a single array, as in a .npy file")
+            names = list(archive.files)
+            arrays = {name: np.asarray(archive[name]) for name in names if name in wanted}
+    except OSError as cause:
+        raise DataError(f"{path}: expected a .npz file; found: {cause.strerror or cause}") from cause
+    except Exception as cause:  # zipfile, zlib, numpy and the header parser each have their own words for damage.
+        raise DataError(
+            f"{path}: expected a .npz file of plain arrays; found: {cause}", mend="Write it with numpy.savez."
+        ) from cause
+    for name in names:
+        if name not in _KNOWN:
+            near = nearest(name, _KNOWN)
+            raise DataError(
+                f"{path}: expected only the arrays {', '.join(_KNOWN)}; found {name!r}",
+                mend=f"Did you mean {near!r}?" if near else "Leave it out.",
+            )
+    return arrays
+
+
+def _number(arrays: dict[str, Array], name: str, default: float, path: str | PathLike[str]) -> float:
+    value = arrays.get(name)
+    if value is None:
+        return default
+    if value.size != 1 or value.dtype.kind not in "iuf":
+        raise DataError(f"{path}: expected {name!r} as one number; found {value.dtype}{value.shape}")
+    return float(value.reshape(()))
