@@ -61,7 +61,7 @@ class Loader:
         """Yields (batch index, batch) from batch `start` to the end; batch as in Dataset.batch.
 
         What goes wrong while a batch is made is raised here. Stopping early, by `break` or an exception, ends the
-        thread.
+        thread as soon as the iterator is closed or forgotten.
         Raises UsageError when epoch < 0 or start is not in [0, len(self)].
         """
         if epoch < 0 or not 0 <= start <= len(self):

@@ -11,9 +11,10 @@ from onnxmx.errors import DataError, nearest
 from onnxmx.trainer.data.dataset import Array, Dataset
 from onnxmx.trainer.data.registry import check_split
 
-_PAIRS = {"train": (("x", "y"), ("x_train", "y_train")), "test": (("x_test", "y_test"),)}
+_INPUTS = {"train": ("x", "x_train"), "test": ("x_test",)}
+_LABELS = {"train": ("y", "y_train"), "test": ("y_test",)}
 _EXTRAS = ("classes", "scale", "shift")
-_KNOWN = [name for pairs in _PAIRS.values() for pair in pairs for name in pair] + list(_EXTRAS)
+_KNOWN = [name for table in (_INPUTS, _LABELS) for names in table.values() for name in names] + list(_EXTRAS)
 
 
 def load_npz(path: str | PathLike[str], split: str = "train") -> Dataset:
@@ -24,19 +25,20 @@ def load_npz(path: str | PathLike[str], split: str = "train") -> Dataset:
     Raises DataError for a file that is missing, damaged, or holds other arrays. Never unpickles.
     """
     check_split(split)
-    arrays = _read(Path(path), split)
-    pair = next((pair for pair in _PAIRS[split] if pair[0] in arrays), None)
-    if pair is None:
+    arrays, found = _read(Path(path), {*_INPUTS[split], *_LABELS[split], *_EXTRAS})
+    x = next((arrays[name] for name in _INPUTS[split] if name in arrays), None)
+    y = next((arrays[name] for name in _LABELS[split] if name in arrays), None)
+    if x is None:
         raise DataError(
-            f"{path}: expected an array {_PAIRS[split][0][0]!r} for the {split} split; found {sorted(arrays)}",
+            f"{path}: expected an array {_INPUTS[split][0]!r} for the {split} split; found {found}",
             mend="Write it with numpy.savez(file, x=..., y=..., x_test=..., y_test=...).",
         )
     classes = arrays.get("classes")
     if classes is not None and (classes.dtype.kind != "U" or classes.ndim != 1):
         raise DataError(f"{path}: expected 'classes' as strings of shape (c,); found {classes.dtype}{classes.shape}")
     return Dataset.from_arrays(
-        arrays[pair[0]],
-        arrays.get(pair[1]),
+        x,
+        y,
         name=Path(path).name,
         split=split,
         classes=None if classes is None else tuple(map(str, classes)),
@@ -45,9 +47,8 @@ def load_npz(path: str | PathLike[str], split: str = "train") -> Dataset:
     )
 
 
-def _read(path: Path, split: str) -> dict[str, Array]:
-    """The arrays of one split and the extras, after a look at all names."""
-    wanted = {name for pair in _PAIRS[split] for name in pair} | set(_EXTRAS)
+def _read(path: Path, wanted: set[str]) -> tuple[dict[str, Array], list[str]]:
+    """The wanted arrays that are there, and the names of all. Raises DataError for a name that means nothing."""
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
@@ -68,7 +69,7 @@ def _read(path: Path, split: str) -> dict[str, Array]:
                 f"{path}: expected only the arrays {', '.join(_KNOWN)}; found {name!r}",
                 mend=f"Did you mean {near!r}?" if near else "Leave it out.",
             )
-    return arrays
+    return arrays, names
 
 
 def _number(arrays: dict[str, Array], name: str, default: float, path: str | PathLike[str]) -> float:

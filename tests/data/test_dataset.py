@@ -1,0 +1,152 @@
+"""What a dataset accepts, refuses, and hands to a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxmx.errors import DataError, UsageError
+from onnxmx.trainer.data import Dataset, Preprocessing
+
+IMAGES = np.arange(6 * 4, dtype=np.uint8).reshape(6, 1, 2, 2)
+LABELS = np.array([0, 1, 2, 0, 1, 2], dtype=np.uint8)
+
+
+def make(**changes):
+    arguments = {"inputs": {"image": IMAGES}, "labels": {"label": LABELS}, "classes": ("a", "b", "c"), "scale": 0.5}
+    return Dataset.from_arrays(**(arguments | changes))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "<i2", ">i4", "i8", "?", "f2", ">f4", "f8"])
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1.0, 3.0), (0.25, 0.0), (0.25, -1.0)])
+def test_preprocessing_is_scale_then_shift_in_float32(dtype, scale, shift):
+    stored = np.array([[0, 1, 5], [7, 100, 1]]).astype(dtype)[:, ::-1]  # A view that is not contiguous.
+    y = Preprocessing(scale, shift).apply(stored)
+    assert (y.dtype, y.flags.c_contiguous, y.flags.writeable) == (np.float32, True, True)
+    np.testing.assert_array_equal(y, stored.astype(np.float64) * scale + shift)  # Exact: all are dyadic numbers.
+
+
+def test_preprocessing_never_returns_its_argument():
+    stored = np.ones(3, dtype=np.float32)
+    assert not np.shares_memory(Preprocessing().apply(stored), stored)
+
+
+def test_preprocessing_survives_a_dictionary():
+    assert Preprocessing.from_dict(Preprocessing(1 / 255, -0.5).to_dict()) == Preprocessing(1 / 255, -0.5)
+
+
+@pytest.mark.parametrize("values", [{"scale": "2"}, {"scale": float("nan")}, {"shift": True}, {"scala": 1.0}])
+def test_preprocessing_refuses(values):
+    with pytest.raises(DataError, match="preprocessing"):
+        Preprocessing.from_dict(values)
+
+
+@pytest.mark.parametrize("indices", [[4, 0, 4], np.array([4, 0, 4], dtype=np.uint8)])
+def test_batch_is_preprocessed_and_in_order(indices):
+    batch = make().batch(indices)
+    assert list(batch) == ["image", "label"]
+    assert batch["image"].dtype == np.float32
+    assert batch["label"].dtype == np.int64
+    np.testing.assert_array_equal(batch["image"], IMAGES[[4, 0, 4]] * 0.5)
+    np.testing.assert_array_equal(batch["label"], [1, 0, 1])
+
+
+def test_batch_by_slice_and_by_mask():
+    ds = make()
+    np.testing.assert_array_equal(ds.batch(slice(1, 3))["label"], [1, 2])
+    np.testing.assert_array_equal(ds.batch(LABELS == 2)["image"], IMAGES[[2, 5]] * 0.5)
+    assert ds.batch([])["image"].shape == (0, 1, 2, 2)
+
+
+@pytest.mark.parametrize("indices", [[6], [-1], [0.5], [[0, 1]], [True, False]])
+def test_batch_refuses_indices(indices):
+    with pytest.raises(DataError, match="expected indices"):
+        make().batch(indices)
+
+
+def test_a_batch_can_be_changed_and_the_dataset_cannot():
+    ds = make()
+    before = ds.digest()
+    for batch in (ds.batch(slice(None)), ds.batch([0])):
+        batch["image"][:] = 9
+        batch["label"][:] = 9
+    assert make().digest() == before
+    for array in (ds.inputs["image"], ds.labels["label"]):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+    assert IMAGES.flags.writeable
+
+
+def test_regression_targets_are_float32_and_free_of_classes():
+    ds = Dataset.from_arrays(np.ones((3, 2)), np.array([0.5, -2.0, 99.0]))
+    assert list(ds.inputs) == ["x"]
+    assert ds.batch([2])["label"].dtype == np.float32
+    assert ds.batch([2])["label"] == 99
+
+
+def test_shapes_subset_take_rename():
+    ds = make()
+    assert (len(ds), ds.input_shapes, ds.label_shapes) == (6, {"image": (1, 2, 2)}, {"label": ()})
+    np.testing.assert_array_equal(ds.subset([5, 1]).labels["label"], [2, 1])
+    assert (len(ds.take(2)), len(ds.take(100))) == (2, 6)
+    assert list(ds.rename({"image": "x", "label": "y"}).batch([0])) == ["x", "y"]
+    with pytest.raises(UsageError, match="at least 1 sample"):
+        ds.take(0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"inputs": {}}, "at least one input"),
+        ({"inputs": {"image": IMAGES[:0]}}, r"found an array of shape \(0, 1, 2, 2\)"),
+        ({"inputs": {"image": 3.0}}, r"found an array of shape \(\)"),
+        ({"inputs": {"image": IMAGES[:5]}}, "same number of samples.*'image': 5, 'label': 6"),
+        ({"inputs": {"label": IMAGES}}, "different names"),
+        ({"inputs": {"image": np.array(["a"] * 6)}}, "expected numbers in 'image'; found <U1"),
+        ({"inputs": {"image": np.full(6, None)}}, "expected numbers in 'image'; found object"),
+        ({"labels": {"label": [0, 1, 3, 7, 0, 0]}}, r"\[0, 3\).*found 3 in sample 2"),
+        ({"labels": {"label": [0, 1, 2, 0, 0, -1]}}, r"\[0, 3\).*found -1 in sample 5"),
+        ({"labels": {"label": [[0, 1]] * 5 + [[2, 9]]}}, "found 9 in sample 5"),
+        ({"labels": {"label": [0, 1, 2, 0, np.nan, 1]}}, "finite.*'label'; found nan in sample 4"),
+    ],
+)
+def test_refuses(changes, problem):
+    with pytest.raises(DataError, match=problem):
+        make(**changes)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e39])
+def test_names_the_sample_that_is_not_finite_beyond_the_first_block(bad):
+    x = np.zeros((5000, 300))
+    x[4321, 7] = bad
+    with pytest.raises(DataError, match="in sample 4321"):
+        Dataset.from_arrays(x)
+
+
+def test_check_classes_against_a_model():
+    make().check_classes(3)
+    with pytest.raises(DataError, match=r"\[0, 2\), one of 2 classes; found 2 in sample 2"):
+        make().check_classes(2)
+
+
+def test_digest_is_of_content_not_of_storage():
+    big = make(inputs={"image": IMAGES.astype(">i4")}).digest()
+    assert make(inputs={"image": IMAGES.astype("<i4")}).digest() == big
+    assert make(inputs={"image": np.asfortranarray(IMAGES)}).digest() == make().digest()
+    assert make(name="other").digest() == make().digest()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": {"image": IMAGES + 1}},
+        {"inputs": {"image": IMAGES.astype(np.int16)}},
+        {"inputs": {"image": IMAGES.reshape(6, 4)}},
+        {"inputs": {"x": IMAGES}},
+        {"labels": {"label": LABELS[::-1]}},
+        {"classes": ("a", "b", "d")},
+        {"scale": 0.25},
+    ],
+)
+def test_digest_sees_every_change(changes):
+    assert make(**changes).digest() != make().digest()

@@ -1,0 +1,119 @@
+"""Datasets by name: the registered ones and the user's own files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from onnxmx.errors import DataError, UsageError
+from onnxmx.trainer.data import digits, get_dataset, list_datasets, load_npz
+
+X = np.arange(12, dtype=np.uint8).reshape(4, 3)
+Y = np.array([0, 1, 1, 0])
+
+
+@pytest.mark.parametrize("info", list_datasets(), ids=lambda info: info.name)
+def test_every_entry_says_what_it_is(info):
+    assert info.summary
+    assert info.licence
+    assert set(info.to_dict()) >= {"name", "train", "test", "inputs", "classes", "available"}
+    if info.available:
+        for split, size in (("train", info.train), ("test", info.test)):
+            ds = get_dataset(info.name, split)
+            assert (ds.name, ds.split, len(ds)) == (info.name, split, size)
+            assert (ds.input_shapes, ds.classes) == (info.inputs, info.classes)
+
+
+def test_digits_is_always_there_and_mnist_is_listed():
+    assert {info.name: info.available for info in list_datasets()}["digits"]
+    assert [info.name for info in list_datasets()] == ["digits", "mnist"]
+
+
+@pytest.mark.parametrize(("name", "near"), [("mnits", "mnist"), ("digit", "digits"), ("MNIST", "mnist")])
+def test_an_unknown_name_offers_the_nearest(name, near):
+    with pytest.raises(UsageError, match=f"no dataset named '{name}'\n  Did you mean '{near}'"):
+        get_dataset(name, "train")
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "mine.npz"])
+def test_an_unknown_split_offers_the_nearest(name):
+    with pytest.raises(UsageError, match="no split named 'tset'\n  Did you mean 'test'"):
+        get_dataset(name, "tset")
+
+
+def test_digits_splits_every_fifth_sample_off():
+    train, test = digits("train"), digits("test")
+    assert (len(train), len(test)) == (1438, 359)
+    # The first samples of the original file are 0, 1, 2, ..., 9: so 4 and 9 are the first of the test split.
+    np.testing.assert_array_equal(test.labels["label"][:2], [4, 9])
+    np.testing.assert_array_equal(train.labels["label"][:8], [0, 1, 2, 3, 5, 6, 7, 8])
+    np.testing.assert_array_equal(train.inputs["image"][0, 0, 0], [0, 0, 5, 13, 9, 1, 0, 0])
+    counts = np.bincount(np.concatenate([train.labels["label"], test.labels["label"]]))
+    np.testing.assert_array_equal(counts, [178, 182, 177, 183, 181, 182, 181, 179, 174, 180])  # UCI's own table.
+    assert train.batch(slice(None))["image"].max() == 1
+
+
+def save(tmp_path, **arrays) -> str:
+    np.savez_compressed(tmp_path / "mine.npz", **arrays)
+    return str(tmp_path / "mine.npz")
+
+
+@pytest.mark.parametrize("ending", ["", "_train"])
+def test_a_file_of_ones_own(tmp_path, ending):
+    file = save(
+        tmp_path,
+        **{f"x{ending}": X, f"y{ending}": Y, "x_test": X[:2], "y_test": Y[:2]},
+        classes=np.array(["no", "yes"]),
+        scale=0.5,
+    )
+    train, test = get_dataset(file, "train"), get_dataset("mine.npz", "test", tmp_path)
+    assert (len(train), len(test), train.classes) == (4, 2, ("no", "yes"))
+    np.testing.assert_array_equal(train.batch([3])["x"], X[3:] * 0.5)
+    np.testing.assert_array_equal(test.batch(slice(None))["label"], [0, 1])
+
+
+def test_labels_are_optional_in_a_file_of_ones_own(tmp_path):
+    assert load_npz(save(tmp_path, x=X)).labels == {}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "problem"),
+    [
+        ({"x": X, "y": Y}, r"an array 'x_test' for the test split; found \['x', 'y'\]"),
+        ({"x_test": X, "y_tset": Y}, r"found 'y_tset'\n  Did you mean 'y_test'"),
+        ({"x_test": X, "y_test": Y[:3]}, "same number of samples"),
+        ({"x_test": X, "y_test": Y, "classes": np.array(["one"])}, r"mine\.npz.*\[0, 1\).*found 1 in sample 1"),
+        ({"x_test": X, "classes": np.array([1, 2])}, "'classes' as strings"),
+        ({"x_test": X, "scale": np.ones(2)}, "'scale' as one number"),
+        ({"x_test": np.array([{}, None])}, "of plain arrays; found: Object arrays"),
+    ],
+)
+def test_a_file_that_does_not_do(tmp_path, arrays, problem):
+    with pytest.raises(DataError, match=problem):
+        load_npz(save(tmp_path, **arrays), "test")
+
+
+def test_a_damaged_file_of_ones_own(tmp_path):
+    path = tmp_path / "mine.npz"
+    save(tmp_path, x=X, y=Y)
+    whole = path.read_bytes()
+    for end in range(0, len(whole), 7):
+        path.write_bytes(whole[:end])
+        with pytest.raises(DataError, match=r"mine\.npz: expected a \.npz file"):
+            load_npz(path)
+    np.save(tmp_path / "one.npy", X)
+    with pytest.raises(DataError, match="a single array"):
+        load_npz(tmp_path / "one.npy")
+    with pytest.raises(DataError, match="No such file"):
+        get_dataset("gone.npz", "train", tmp_path)
+
+
+def test_the_package_is_cheap_to_import():
+    """No third party but NumPy, and no HTTP client, until something asks for it."""
+    code = "import sys, onnxmx.trainer.data; print(*sys.modules)"
+    loaded = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+    assert "onnxmx.trainer.data" in loaded
+    assert not loaded & {"onnx", "onnx_ir", "onnxruntime", "rich", "click", "urllib.request"}
