@@ -22,7 +22,7 @@ from onnxmx.serve.protocol import load_json
 from onnxmx.serve.repository import Repository
 from onnxmx.serve.tensors import RequestError
 
-LINGER_S = 2.0
+LINGER_S = 1.0
 """How long to go on reading, and discarding, a body that was refused."""
 
 log = logging.getLogger("onnxmx.serve")

@@ -44,10 +44,14 @@ class Repository:
         """Loads what is at `path`.  threads: intra-op threads of each session.
 
         A directory: a damaged file makes its own version not ready, with the reason, and no other.
-        Raises UsageError when there is nothing to serve, ModelFileError when `path` itself is a damaged file.
+        Raises UsageError when there is nothing to serve; ModelFileError when `path` itself is a damaged file, or a
+        directory cannot be read.
         """
         if path.is_dir():
-            models = dict(sorted((d.name, _versions(d, threads)) for d in path.iterdir() if _is_model(d)))
+            try:
+                models = {d.name: _versions(d, threads) for d in sorted(path.iterdir()) if _is_model(d)}
+            except OSError as error:
+                raise ModelFileError(f"cannot read {error.filename}: {error.strerror}") from None
             if not models:
                 raise _nothing_to_serve(path)
             return cls(models)

@@ -166,7 +166,7 @@ def _flatten(data: list[Any], shape: list[int], at: str) -> list[Any]:
     """The scalars of a nested list, in row-major order; each level is checked as a whole, in C."""
     level: list[Any] = [data]
     for depth, size in enumerate(shape):
-        if set(map(type, level)) - {list} or any(len(row) != size for row in level):
+        if set(map(type, level)) - {list} or set(map(len, level)) - {size}:
             index, row = next((i, r) for i, r in enumerate(level) if type(r) is not list or len(r) != size)
             found = f"{len(row)} elements" if type(row) is list else show(row)
             raise RequestError(

@@ -121,8 +121,10 @@ def save(built: onnx.ModelProto, path: Path) -> Path:
 class Server:
     """`serve(path, ...)` on a free port, in a process of its own, with warnings as errors."""
 
+    PROGRAM = "from onnxmx.serve import serve; serve({path!r}, port=0, **{options!r})"
+
     def __init__(self, path: Path, **options: Any) -> None:
-        code = f"from onnxmx.serve import serve; serve({str(path)!r}, port=0, **{options!r})"
+        code = self.PROGRAM.format(path=str(path), options=options)
         command = [sys.executable, "-W", "error", "-c", code]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
