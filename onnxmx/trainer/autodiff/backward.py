@@ -1,0 +1,50 @@
+"""Reverse-mode differentiation: one sweep over a graph's nodes, last to first. It knows no operator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.errors import GradientError
+from onnxmx.trainer.autodiff.registry import rule_for
+
+
+def gradients(g: GraphBuilder, of: ir.Value, wrt: Sequence[ir.Value]) -> list[Value | None]:
+    """Add to `g` the gradients of the scalar `of` with respect to each value of `wrt`, in that order.
+
+    A value that `of` does not depend on gets None. Raises GradientError where an operator on the way has no rule.
+    Source: Baydin et al. 2018, section 3.2.
+    """
+    if of.shape is None or len(of.shape) != 0:
+        raise GradientError(f"a gradient is taken of a scalar; found {of.name!r} of shape {of.shape}")
+    nodes = list(g.graph)
+    varying = _depending_on(nodes, wrt)
+    partial: dict[ir.Value, list[Value]] = {of: [g.cast_like(np.float32(1.0), of)]}
+    total: dict[ir.Value, Value | None] = {}
+    for node in reversed(nodes):
+        dys = [total.setdefault(y, _sum(g, partial.pop(y, []))) for y in node.outputs]
+        if not varying.intersection(node.outputs) or all(dy is None for dy in dys):
+            continue
+        with g.scope(f"grad.{node.name}", absolute=True):
+            dxs = rule_for(node)(g, node, *dys)
+        for x, dx in zip(node.inputs, dxs if isinstance(dxs, tuple) else (dxs,), strict=False):
+            if x is not None and x in varying and dx is not None:
+                partial.setdefault(x, []).append(dx)
+    return [total.get(x) or _sum(g, partial.get(x, [])) for x in wrt]
+
+
+def _depending_on(nodes: Sequence[ir.Node], values: Sequence[ir.Value]) -> set[ir.Value | None]:
+    """Every value that changes when one of `values` does."""
+    varying: set[ir.Value | None] = set(values)
+    for node in nodes:
+        if not varying.isdisjoint(node.inputs):
+            varying.update(node.outputs)
+    return varying
+
+
+def _sum(g: GraphBuilder, parts: list[Value]) -> Value | None:
+    """A value read in several places gathers the gradients of all of them."""
+    return g.sum(*parts) if parts else None

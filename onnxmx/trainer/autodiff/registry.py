@@ -1,0 +1,76 @@
+"""The registry of gradient rules: what each operator's gradient is, or why it has none.
+
+A rule is `rule(g, node, *dys) -> dx, or a tuple of them`: it adds the nodes that turn the gradients of the node's
+outputs into those of its inputs, in the order of the inputs; None stands for "no gradient" on either side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxmx.builder.graph import DOMAIN
+from onnxmx.errors import GradientError, nearest
+
+Rule = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An operator whose gradient must not be asked for."""
+
+    why: str
+
+
+RULES: dict[str, Rule | Refusal] = {}
+"""By operator: `Relu`, or `ai.onnxmx.Dropout` for a function of this product."""
+
+
+def gradient(*operators: str, domain: str = "") -> Callable[[Rule], Rule]:
+    """Register the decorated function as the gradient rule of `operators`."""
+
+    def register(rule: Rule) -> Rule:
+        for operator in operators:
+            RULES[_key(domain, operator)] = rule
+        return rule
+
+    return register
+
+
+def zero_gradient(*operators: str) -> None:
+    """Register operators whose output does not change with small changes of their inputs."""
+    for operator in operators:
+        RULES[operator] = _zero
+
+
+def refuse_gradient(*operators: str, why: str) -> None:
+    """Register operators that have no gradient, and the reason."""
+    for operator in operators:
+        RULES[operator] = Refusal(why)
+
+
+def rule_for(node: ir.Node) -> Rule:
+    """The rule of a node's operator. Raises GradientError where there is none."""
+    source = node.metadata_props.get("onnxmx.source")
+    rule = RULES.get(_key(node.domain, node.op_type))
+    if isinstance(rule, Refusal):
+        raise GradientError(f"{node.op_type} in {node.name!r} has no gradient: {rule.why}", at=source)
+    if rule is None:
+        near = nearest(node.op_type, RULES)
+        raise GradientError(
+            f"no gradient rule for {node.op_type!r}{f' (nearest: {near!r})' if near else ''}, needed by {node.name!r}",
+            at=source,
+            mend="Add one with @gradient in onnxmx/trainer/autodiff/rules/, or freeze the layers before it.",
+        )
+    return rule
+
+
+def _zero(g: object, node: ir.Node, *dys: object) -> tuple[None, ...]:
+    return (None,) * len(node.inputs)
+
+
+def _key(domain: str, operator: str) -> str:
+    return f"{DOMAIN}.{operator}" if domain == DOMAIN else operator

@@ -1,0 +1,115 @@
+"""The rule of convolution, in any number of spatial dimensions, with strides, dilations, pads and groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.trainer.autodiff.registry import gradient
+from onnxmx.trainer.autodiff.shapes import rank, static
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a kernel moves over an input: one number for each spatial axis, the defaults and `auto_pad` filled in.
+
+    rest: input elements at the end that no window reaches.
+    """
+
+    size: list[int]
+    kernel: list[int]
+    stride: list[int]
+    dilation: list[int]
+    start: list[int]
+    end: list[int]
+    rest: list[int]
+
+    @classmethod
+    def of(cls, node: ir.Node, x: ir.Value, kernel: list[int]) -> Window:
+        """Read from a convolution or pooling node. Raises GradientError where the size of `x` is unknown."""
+        n = len(kernel)
+        size = [static(x, k + 2) for k in range(n)]
+        stride = list(node.attributes.get_ints("strides", (1,) * n))
+        dilation = list(node.attributes.get_ints("dilations", (1,) * n))
+        span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+        auto = node.attributes.get_string("auto_pad", "NOTSET")
+        pads = list(node.attributes.get_ints("pads", (0,) * (2 * n)))
+        if auto == "VALID":
+            pads = [0] * (2 * n)
+        elif auto != "NOTSET":
+            total = [max((-(-d // s) - 1) * s + w - d, 0) for d, s, w in zip(size, stride, span, strict=True)]
+            small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+            pads = small + large if auto == "SAME_UPPER" else large + small
+        start, end = pads[:n], pads[n:]
+        rest = [(d + p + q - w) % s for d, p, q, w, s in zip(size, start, end, span, stride, strict=True)]
+        return cls(size, kernel, stride, dilation, start, end, rest)
+
+
+@gradient("Conv")
+def conv(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = dy convolved backwards by W;  dW = x convolved with dy;  db = the sum of dy over batch and space"""
+    x, w, *_ = node.inputs
+    assert x is not None
+    assert w is not None
+    group = node.attributes.get_int("group", 1)
+    window = Window.of(node, x, [static(w, k) for k in range(2, rank(w))])
+    db = g.reduce_sum(dy, [0, *range(2, rank(x))], keepdims=False)
+    return _dx(g, dy, w, window, group), _dw(g, x, w, dy, window, group), db
+
+
+def _dx(g: GraphBuilder, dy: ir.Value, w: ir.Value, window: Window, group: int) -> Value:
+    """The transposed convolution of dy by W. Elements that no window reached get zero, by output_padding."""
+    return g.op(
+        "ConvTranspose",
+        dy,
+        w,
+        kernel_shape=window.kernel,
+        strides=window.stride,
+        dilations=window.dilation,
+        pads=window.start + window.end,
+        output_padding=window.rest,
+        group=group,
+    )
+
+
+def _dw(g: GraphBuilder, x: ir.Value, w: ir.Value, dy: ir.Value, window: Window, group: int) -> Value:
+    """dW as one convolution: images as channels, dy as the kernel, and the channels of x laid along the last axis.
+
+    With x as (1, group N, ..., W C) and dy as (O, N, ...), dilated by the stride (times C along the last axis), output
+    element (.., j C + c) is dW[.., c, j]. Three times faster than the convolution that swaps batch and channel, and
+    nearly twice as fast as im2col by slices (docs/performance.md).
+    """
+    n = len(window.size)
+    channels = static(x, 1) // group
+    units = static(dy, 1)
+    space = list(range(3, 3 + n))
+    # x: (N, G C, *S) -> (1, G N, *S[:-1], S[-1] C)
+    rows = g.reshape(x, [-1, group, channels, *window.size]) if group > 1 else g.unsqueeze(x, [1])
+    rows = g.transpose(rows, [1, 0, *space, 2])
+    if group > 1:
+        rows = g.reshape(rows, [1, -1, *window.size, channels])
+    rows = g.reshape(rows, [1, 0, *window.size[:-1], window.size[-1] * channels])
+    # dy: (N, O, *S') -> (O, N, *S')
+    kernel = g.transpose(dy, [1, 0, *range(2, 2 + n)])
+    last = [1] * (n - 1) + [channels]
+    out = g.conv(
+        rows,
+        kernel,
+        dilations=[s * c for s, c in zip(window.stride, last, strict=True)],
+        strides=[*window.dilation[:-1], 1],
+        pads=[p * c for p, c in zip(window.start, last, strict=True)]
+        + [p * c for p, c in zip(window.end, last, strict=True)],
+        group=group,
+    )
+    # out: (1, O, K' ..., K'[-1] C), K' the kernel's extent and what the stride left over -> (O, C, *K)
+    lead = [k + r // d for k, r, d in zip(window.kernel[:-1], window.rest[:-1], window.dilation[:-1], strict=True)]
+    extent = [*lead, (window.kernel[-1] - 1) * window.dilation[-1] + 1 + window.rest[-1]]
+    out = g.reshape(out, [units, *extent, channels])
+    if extent != window.kernel:
+        axes = list(range(1, 1 + n))
+        ends = [*window.kernel[:-1], (window.kernel[-1] - 1) * window.dilation[-1] + 1]
+        out = g.slice(out, [0] * n, ends, axes, [1] * (n - 1) + [window.dilation[-1]])
+    return g.reshape_like(g.transpose(out, [0, n + 1, *range(1, n + 1)]), w)

@@ -1,0 +1,127 @@
+"""Rules of pooling."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.trainer.autodiff.registry import gradient
+from onnxmx.trainer.autodiff.rules.conv import Window
+from onnxmx.trainer.autodiff.shapes import static
+
+
+@gradient("MaxPool")
+def max_pool(g: GraphBuilder, node: ir.Node, dy: ir.Value, *_: Any) -> Any:
+    """dx = dy at the largest element of each window, else 0. Equal largest elements share dy, where windows tile."""
+    x, window = _window(node)
+    if _tiles(window):
+        return _max_of_tiles(g, x, node.outputs[0], dy, window)
+    return _max_by_index(g, x, dy, node)
+
+
+@gradient("AveragePool")
+def average_pool(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = the sum of dy / n over the windows that hold the element, n the elements counted in each"""
+    x, window = _window(node)
+    channels = static(x, 1)
+    ones = np.ones((channels, 1, *window.kernel), np.float32)
+    counted = _counts(node, window)
+    dy = g.div(dy, g.cast_like(counted.astype(np.float32), dy))
+    return g.op(
+        "ConvTranspose",
+        dy,
+        g.cast_like(ones, dy),
+        kernel_shape=window.kernel,
+        strides=window.stride,
+        dilations=window.dilation,
+        pads=window.start + window.end,
+        output_padding=window.rest,
+        group=channels,
+    )
+
+
+def _window(node: ir.Node) -> tuple[ir.Value, Window]:
+    x = node.inputs[0]
+    assert x is not None
+    return x, Window.of(node, x, list(node.attributes["kernel_shape"].as_ints()))
+
+
+def _tiles(window: Window) -> bool:
+    """Whether the windows stand side by side and cover the input."""
+    ones = [1] * len(window.kernel)
+    zeros = [0] * len(window.kernel)
+    return (
+        window.kernel == window.stride
+        and window.dilation == ones
+        and window.start == window.end == window.rest == zeros
+    )
+
+
+def _max_of_tiles(g: GraphBuilder, x: ir.Value, y: ir.Value, dy: ir.Value, window: Window) -> Value:
+    """Stretch y back over its tiles and compare: quicker than indices. The tied elements of a tile share dy."""
+    chosen = g.cast_like(g.equal(x, _stretch(g, y, x, window)), dy)
+    ties = _tile_sums(g, chosen, y, window)
+    return g.mul(chosen, _stretch(g, g.div(dy, ties), x, window))
+
+
+# Up to this width a product with a 0-1 matrix stretches a row quicker than Resize does; its cost grows with the width.
+_NARROW = 32
+
+
+def _stretch(g: GraphBuilder, t: ir.Value, x: ir.Value, window: Window) -> Value:
+    """Each element of t repeated over its tile of x."""
+    if (matrix := _tile_matrix(g, t, window)) is not None:
+        return g.reshape_like(g.matmul(g.reshape(t, [-1, static(t, 3)]), matrix), x)
+    scales = np.array([1, 1, *window.kernel], np.float32)
+    how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return g.op("Resize", t, None, scales, **how)
+
+
+def _tile_sums(g: GraphBuilder, x: ir.Value, t: ir.Value, window: Window) -> Value:
+    """The sum of each tile of x, in the shape of t."""
+    if (matrix := _tile_matrix(g, t, window)) is not None:
+        rows = g.reshape(x, [-1, static(t, 3) * math.prod(window.kernel)])
+        return g.reshape_like(g.gemm(rows, matrix, transB=1), t)
+    mean = g.op("AveragePool", x, kernel_shape=window.kernel, strides=window.stride)
+    return g.mul(mean, math.prod(window.kernel))
+
+
+def _tile_matrix(g: GraphBuilder, t: ir.Value, window: Window) -> Value | None:
+    """The 0-1 matrix that stretches one row of t to the rows of its tiles, (width, height of a tile * width of x)."""
+    if len(window.kernel) != 2 or static(t, 3) > _NARROW:
+        return None
+    rows, columns = window.kernel
+    row = np.kron(np.eye(static(t, 3)), np.ones((1, columns)))
+    return g.cast_like(np.tile(row, (1, rows)).astype(np.float32), t)
+
+
+def _max_by_index(g: GraphBuilder, x: ir.Value, dy: ir.Value, node: ir.Node) -> Value:
+    """Scatter dy to the first largest element of each window; windows may overlap."""
+    attributes = {name: a.value for name, a in node.attributes.items()}
+    _, index = g.ops("MaxPool", x, outputs=2, **attributes)
+    empty = g.op("ConstantOfShape", g.reshape(g.op("Size", x), [1]), value=_zero_like(dy))
+    flat = g.op("ScatterElements", empty, g.reshape(index, [-1]), g.reshape(dy, [-1]), axis=0, reduction="add")
+    return g.reshape_like(flat, x)
+
+
+def _zero_like(x: ir.Value) -> ir.Tensor[Any]:
+    assert x.dtype is not None
+    return ir.Tensor(np.zeros(1, x.dtype.numpy()))
+
+
+def _counts(node: ir.Node, window: Window) -> np.ndarray[Any, Any]:
+    """How many elements each window averages: all of it, or, by default, those that are not padding. (1, 1, *S')"""
+    if node.attributes.get_int("count_include_pad", 0):
+        return np.full((1,) * (2 + len(window.kernel)), math.prod(window.kernel))
+    total = np.ones((1, 1), np.int64)
+    for axis in range(len(window.kernel)):
+        size, start, end = window.size[axis], window.start[axis], window.end[axis]
+        span = (window.kernel[axis] - 1) * window.dilation[axis] + 1
+        first = np.arange(0, size + start + end - span + 1, window.stride[axis])
+        taps = first[:, None] + np.arange(window.kernel[axis]) * window.dilation[axis] - start
+        total = total[..., None] * ((taps >= 0) & (taps < size)).sum(1)
+    return total

@@ -1,0 +1,49 @@
+"""The `ai.onnxmx` operators that a training step is made of, besides optimizers and schedules."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxmx.builder import random
+from onnxmx.builder.functions import function
+from onnxmx.builder.graph import GraphBuilder, Value
+
+
+@function(outputs=("y", "mask"))
+def Dropout(
+    g: GraphBuilder, x: ir.Value, seed: ir.Value, step: ir.Value, *, ratio: ir.Value, stream: ir.Value
+) -> tuple[Value, ...]:
+    """y = x * mask, where mask is 1 / (1 - ratio) with probability 1 - ratio, else 0.
+
+    x, y, mask: one shape, float32.   seed, step: int64 scalars.   ratio: float in [0, 1).
+    stream: an integer that sets this node's random numbers apart from those of the other nodes.
+    The mask is a function of (seed, step, stream, position) alone.   Source: Srivastava et al. 2014.
+    """
+    mask = g.cast_like(random.keep_mask(g, x, ratio, random.key(g, seed, step, stream)), x)
+    return g.mul(x, mask), mask
+
+
+@function(outputs=("y", "mean", "var", "inverse_std"))
+def BatchNorm(g: GraphBuilder, x: ir.Value, scale: ir.Value, bias: ir.Value, *, epsilon: ir.Value) -> tuple[Value, ...]:
+    """y = (x - mean) / sqrt(var + epsilon) * scale + bias, mean and var being the batch's own for each channel.
+
+    x, y: (n, c, ...) float32.   scale, bias, mean, var, inverse_std: (c,).   var is that of the population.
+    Source: Ioffe & Szegedy 2015, alg. 1.
+    """
+    rows = g.reshape(x, [0, 0, -1])
+    mean = g.reduce_mean(rows, [0, 2])
+    centered = g.sub(rows, mean)
+    var = g.reduce_mean(g.mul(centered, centered), [0, 2])
+    inverse_std = g.div(g.cast_like(1.0, x), g.sqrt(g.add(var, g.cast_like(epsilon, x))))
+    factor = g.mul(inverse_std, g.reshape(scale, [1, -1, 1]))
+    y = g.add(g.mul(centered, factor), g.reshape(bias, [1, -1, 1]))
+    return g.reshape_like(y, x), *(g.reshape(v, [-1]) for v in (mean, var, inverse_std))
+
+
+@function(outputs=("scale",))
+def ClipScale(g: GraphBuilder, norm: ir.Value, *, max_norm: ir.Value) -> Value:
+    """scale = max_norm / max(norm, max_norm), by which all gradients are multiplied; 1 where norm <= max_norm.
+
+    norm, scale: float32 scalars.   Source: Pascanu et al. 2013, alg. 1.
+    """
+    return g.div(max_norm, g.max(norm, max_norm))

@@ -1,0 +1,117 @@
+"""Oracles for gradient rules: float64 finite differences on onnx.reference, and ONNX Runtime in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnx_ir as ir
+from onnx.reference.op_run import OpRun
+
+from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.session import open_session
+from onnxmx.trainer.autodiff import gradients
+
+Array = np.ndarray[Any, Any]
+Make = Callable[..., Value]
+
+
+def loss_and_gradients(make: Make, arrays: Sequence[Array], symbolic: str | None = None) -> onnx.ModelProto:
+    """A graph of weighted-sum(make(*inputs)) and its gradient with respect to every floating-point input.
+
+    The weights differ from element to element, so that a gradient put in the wrong place shows.
+    symbolic: a name for the first dimension of every input whose first dimension is that of the first one.
+    """
+    g = GraphBuilder()
+    xs = []
+    for k, array in enumerate(arrays):
+        dims: list[Any] = list(array.shape)
+        if symbolic and dims and dims[0] == arrays[0].shape[0]:
+            dims[0] = symbolic
+        xs.append(g.input(f"x{k}", dims, ir.DataType.from_numpy(array.dtype)))
+    y = make(g, *xs)
+    weights = g.sin(
+        g.cast_like(g.range(np.float32(1), g.cast(g.op("Size", y), ir.DataType.FLOAT) + 1.0, np.float32(1)), y)
+    )
+    loss = g.reduce_sum(g.mul(g.reshape(y, [-1]), weights), keepdims=False)
+    floats = [x for x in xs if x.dtype is not None and x.dtype.is_floating_point()]
+    g.output(loss, "loss")
+    for x, dx in zip(floats, gradients(g, loss, floats), strict=True):
+        assert dx is not None, f"no gradient reached {x.name}"
+        g.output(dx, f"d{x.name}")
+    proto = ir.to_proto(g.model())
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+class Erf(OpRun):
+    """The reference's own Erf rounds to float32, which is too coarse for finite differences."""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (_erf(x).astype(x.dtype),)
+
+
+class Gelu(OpRun):
+    """As Erf."""
+
+    def _run(self, x: Array, approximate: str | None = None) -> tuple[Array]:
+        if approximate == "tanh":
+            return (x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),)
+        return ((x / 2 * (1 + _erf(x / math.sqrt(2)))).astype(x.dtype),)
+
+
+def finite_difference_error(make: Make, arrays: Sequence[Array]) -> float:
+    """The largest relative error of a directional derivative against central differences, all in float64.
+
+    Both on ONNX's reference runtime, which shares no code with what is tested.
+    """
+    arrays = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays]
+    model = onnx.reference.ReferenceEvaluator(loss_and_gradients(make, arrays), new_ops=[Erf, Gelu])
+    return _directional_error(lambda values: model.run(None, _feeds(values)), arrays, 1e-6)
+
+
+def piecewise_linear_error(make: Make, arrays: Sequence[Array], h: float) -> float:
+    """The same on ONNX Runtime in float32, for operators where the reference is wrong and a large step is exact."""
+    arrays = [a.astype(np.float32) for a in arrays]
+    session = open_session(loss_and_gradients(make, arrays).SerializeToString(), threads=1)
+    return _directional_error(lambda values: session.run(None, _feeds(values)), arrays, h)
+
+
+def _directional_error(run: Callable[[Sequence[Array]], list[Array]], arrays: Sequence[Array], h: float) -> float:
+    exact = run(arrays)[1:]
+    random = np.random.default_rng(7)
+    worst = 0.0
+    for _ in range(3):
+        steps = [np.asarray(random.normal(size=a.shape)).astype(a.dtype) for a in arrays]
+        up = run([a + a.dtype.type(h) * s for a, s in zip(arrays, steps, strict=True)])[0]
+        down = run([a - a.dtype.type(h) * s for a, s in zip(arrays, steps, strict=True)])[0]
+        expected = float((up - down) / (2 * h))
+        found = sum(float((d * s).sum()) for d, s in zip(exact, steps, strict=True))
+        worst = max(worst, abs(found - expected) / (1.0 + abs(expected)))
+    return worst
+
+
+def _feeds(arrays: Sequence[Array]) -> dict[str, Array]:
+    return {f"x{k}": np.asarray(a) for k, a in enumerate(arrays)}
+
+
+def runtime_error(make: Make, arrays: Sequence[Array], symbolic: str | None = None) -> float:
+    """The largest difference between the gradients of ONNX Runtime in float32 and of onnx.reference in float64."""
+    single = [a.astype(np.float32) if a.dtype.kind == "f" else a for a in arrays]
+    double = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in single]
+    session = open_session(loss_and_gradients(make, single, symbolic).SerializeToString(), threads=1)
+    found = session.run(None, _feeds(single))
+    reference = onnx.reference.ReferenceEvaluator(loss_and_gradients(make, double))
+    expected = reference.run(None, _feeds(double))
+    worst = 0.0
+    for f, e in zip(found, expected, strict=True):
+        assert f.shape == e.shape
+        worst = max(worst, float(np.abs(f - e).max(initial=0.0) / (1.0 + np.abs(e).max(initial=0.0))))
+    return worst

@@ -1,0 +1,199 @@
+"""Every gradient rule against finite differences in float64 and against ONNX Runtime in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx.reference
+import pytest
+
+from onnxmx.builder.graph import DOMAIN
+from onnxmx.trainer.autodiff import RULES
+from onnxmx.trainer.autodiff.registry import Refusal
+from onnxmx.trainer.functions import BatchNorm, Dropout
+from tests.trainer.oracle import finite_difference_error, loss_and_gradients, piecewise_linear_error, runtime_error
+
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Case:
+    """One row: an operator, its input shapes and what it is built with.
+
+    low: the smallest input.   avoid: a kink that inputs keep 0.05 away from.   distinct: no two inputs are near.
+    step: where onnx.reference is wrong, the step of finite differences on ONNX Runtime instead.
+    make: how to build it where inputs and attributes alone do not say.
+    """
+
+    operator: str
+    shapes: tuple[Shape, ...] = ((3, 4),)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    make: Callable[..., Any] | None = None
+    low: float | None = None
+    avoid: float | None = None
+    distinct: bool = False
+    label: str = ""
+    step: float | None = None
+
+    def arrays(self) -> list[np.ndarray[Any, Any]]:
+        random = np.random.default_rng(len(self.operator))
+        arrays = [random.normal(size=s) for s in self.shapes]
+        if self.distinct:  # a shuffled ladder: the nearest two are 0.1 apart
+            arrays = [0.1 * random.permutation(a.size).reshape(a.shape).astype(np.float64) - 1.0 for a in arrays]
+        if self.low is not None:
+            arrays = [self.low + np.abs(a) for a in arrays]
+        if self.avoid is not None:
+            arrays = [np.where(np.abs(a - self.avoid) < 0.05, self.avoid + 0.05 * (1 + np.abs(a)), a) for a in arrays]
+        return arrays
+
+    def build(self, g: Any, *xs: Any) -> Any:
+        if self.make is not None:
+            return self.make(g, *xs)
+        return g.op(self.operator, *xs, **self.attributes)
+
+    def __str__(self) -> str:
+        return " ".join([self.operator, *map(str, self.shapes), self.label or str(self.attributes or "")]).replace(
+            " ", ""
+        )
+
+
+def conv(shapes: tuple[Shape, ...], **attributes: Any) -> Case:
+    # onnx.reference 1.23 mixes up groups of more than one channel in ConvTranspose. Bilinear: any step is exact.
+    wrong = attributes.get("group", 1) > 1 and shapes[1][1] > 1
+    return Case("Conv", shapes, attributes, step=0.5 if wrong else None)
+
+
+def axes(operator: str, shape: Shape, along: list[int] | None, **attributes: Any) -> Case:
+    dims = None if along is None else np.array(along, np.int64)
+    return Case(
+        operator, (shape,), make=lambda g, x: g.op(operator, x, dims, **attributes), label=f"{along}{attributes}"
+    )
+
+
+def pool(operator: str, shape: Shape, kernel: list[int], **attributes: Any) -> Case:
+    # onnx.reference 1.23 counts the Indices of 1-D MaxPool from the start of each channel. A step of 0.01 moves no
+    # input past another.
+    step = 0.01 if operator == "MaxPool" and len(kernel) == 1 else None
+    return Case(operator, (shape,), {"kernel_shape": kernel, **attributes}, distinct=operator == "MaxPool", step=step)
+
+
+def gemm(shapes: tuple[Shape, ...], **attributes: Any) -> Case:
+    return Case("Gemm", shapes, attributes)
+
+
+CASES = [
+    *(Case(o, s) for o in ("Add", "Sub", "Mul")
+      for s in (((3, 4), (3, 4)), ((3, 4), (4,)), ((3, 1), (1, 4)), ((), (2, 3)))),
+    *(Case("Div", s, low=0.5) for s in (((3, 4), (3, 4)), ((3, 4), (4,)), ((4,), (3, 1)))),  # undefined at 0
+    Case("Sum", ((3, 4), (4,), (3, 1))),
+    Case("Sum", ((3, 4),)),
+    Case("Pow", ((3, 4), (4,)), low=0.5),  # log(a)
+    Case("Pow", ((3, 4),), make=lambda g, x: g.pow(x, 3.0), low=0.5, label="cube"),
+    *(Case(o) for o in ("Neg", "Exp", "Sin", "Cos", "Identity", "Sigmoid", "Tanh", "Softplus", "Erf", "Gelu")),
+    Case("Gelu", attributes={"approximate": "tanh"}),
+    *(Case(o, low=0.2) for o in ("Sqrt", "Log")),  # undefined at 0
+    *(Case(o, avoid=0.0) for o in ("Abs", "Relu", "LeakyRelu", "Elu")),  # kink
+    Case("LeakyRelu", attributes={"alpha": 0.3}, avoid=0.0),
+    Case("Elu", attributes={"alpha": 1.7}, avoid=0.0),
+    *(Case(o, ((2, 3, 4),), {"axis": a}) for o in ("Softmax", "LogSoftmax") for a in (-1, 1)),
+    Case("Cast", make=lambda g, x: g.cast(x, x.dtype)),
+    Case("Where", ((3, 4), (4,)), make=lambda g, a, b: g.where(g.greater(a, 0.1), a, b), avoid=0.1),
+    *(axes(o, (2, 3, 4), a, keepdims=k) for o in ("ReduceSum", "ReduceMean", "ReduceSumSquare")
+      for a in (None, [1], [0, -1]) for k in (0, 1)),
+    axes("ReduceSum", (2, 3), [], noop_with_empty_axes=1, keepdims=1),
+    Case("GlobalAveragePool", ((2, 3, 4, 5),)),
+    Case("Reshape", make=lambda g, x: g.reshape(x, [2, 6])),
+    Case("Flatten", ((2, 3, 4),), {"axis": 1}),
+    Case("Squeeze", ((3, 1, 4, 1),), make=lambda g, x: g.squeeze(x, [1, 3])),
+    Case("Unsqueeze", make=lambda g, x: g.unsqueeze(x, [0, -1])),
+    Case("Transpose", ((2, 3, 4),), {"perm": [2, 0, 1]}),
+    Case("Transpose", ((2, 3, 4),)),
+    Case("Expand", ((3, 1),), make=lambda g, x: g.expand(x, [2, 3, 4])),
+    *(Case("Concat", ((2, 3), (2, 4), (2, 1)), {"axis": a}) for a in (1, -1)),
+    Case("Concat", ((2, 3),), {"axis": 0}),
+    *(Case("MatMul", s) for s in (
+        ((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((2, 3, 4), (2, 4, 5)), ((3, 4), (2, 4, 5)), ((1, 3, 4), (2, 4, 5)),
+        ((4,), (4, 5)), ((3, 4), (4,)), ((4,), (4,)), ((4,), (2, 4, 5)), ((2, 3, 4), (4,)))),
+    *(gemm(s, transA=ta, transB=tb, alpha=0.5, beta=2.0)
+      for ta, tb, s in (
+          (0, 0, ((3, 4), (4, 5), (5,))), (1, 0, ((4, 3), (4, 5), (3, 1))),
+          (0, 1, ((3, 4), (5, 4), (3, 5))), (1, 1, ((4, 3), (5, 4), (1,))))),
+    gemm(((3, 4), (4, 5))),
+    conv(((2, 3, 6, 7), (4, 3, 3, 3), (4,))),
+    conv(((2, 3, 6, 7), (4, 3, 3, 3)), pads=[1, 1, 1, 1]),
+    conv(((2, 3, 8, 7), (4, 3, 3, 2), (4,)), strides=[2, 3], pads=[1, 0, 2, 1]),
+    conv(((2, 2, 9, 8), (3, 2, 3, 2), (3,)), dilations=[2, 3], pads=[1, 2, 0, 1]),
+    conv(((2, 2, 12, 11), (3, 2, 3, 2), (3,)), dilations=[2, 3], strides=[3, 2], pads=[1, 2, 0, 1]),
+    conv(((2, 4, 6, 6), (6, 2, 3, 3), (6,)), group=2, strides=[2, 2], pads=[1, 1, 1, 1]),
+    conv(((2, 4, 5, 5), (4, 1, 3, 3)), group=4, pads=[1, 1, 1, 1]),
+    conv(((2, 3, 6, 7), (4, 3, 3, 3)), auto_pad="SAME_UPPER", strides=[2, 2]),
+    conv(((2, 3, 6, 7), (4, 3, 2, 2)), auto_pad="SAME_LOWER"),
+    conv(((2, 3, 6, 7), (4, 3, 2, 2)), auto_pad="VALID"),
+    conv(((2, 3, 9), (4, 3, 3), (4,)), strides=[2], pads=[1, 1]),
+    conv(((2, 2, 4, 5, 4), (3, 2, 2, 3, 2), (3,)), pads=[1, 1, 0, 0, 1, 1]),
+    conv(((1, 1, 1, 1), (1, 1, 1, 1), (1,))),
+    pool("MaxPool", (2, 3, 4, 6), [2, 2], strides=[2, 2]),
+    pool("MaxPool", (2, 3, 6, 6), [3, 2], strides=[3, 2]),
+    pool("MaxPool", (1, 2, 4, 80), [2, 2], strides=[2, 2]),  # too wide for the product form
+    pool("MaxPool", (1, 2, 4, 4, 6), [2, 2, 3], strides=[2, 2, 3]),
+    pool("MaxPool", (2, 3, 5, 5), [2, 2], strides=[2, 2]),
+    pool("MaxPool", (2, 3, 6, 7), [3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    pool("MaxPool", (2, 3, 8), [3], strides=[1]),
+    pool("AveragePool", (2, 3, 4, 6), [2, 2], strides=[2, 2]),
+    pool("AveragePool", (2, 3, 5, 7), [3, 2], strides=[2, 2], pads=[1, 0, 1, 1]),
+    pool("AveragePool", (2, 3, 5, 7), [3, 2], strides=[2, 2], pads=[1, 0, 1, 1], count_include_pad=1),
+    Case("Dropout", ((3, 4),)),
+    *(Case("BatchNormalization", (s, (3,), (3,)),
+           make=lambda g, x, w, b: g.op("BatchNormalization", x, w, b, np.full(3, 0.3, x.dtype.numpy()),
+                                        np.full(3, 1.7, x.dtype.numpy())))
+      for s in ((4, 3, 5, 5), (4, 3))),
+    *(Case(f"{DOMAIN}.BatchNorm", (s, (3,), (3,)), make=lambda g, x, w, b: BatchNorm(g, x, w, b, epsilon=1e-5)[0])
+      for s in ((4, 3, 2, 5), (4, 3))),
+    Case(f"{DOMAIN}.Dropout", ((6, 8),),
+         make=lambda g, x: Dropout(g, x, np.array(3), np.array(5), ratio=0.5, stream=1)[0]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_finite_differences(case: Case) -> None:
+    if case.step is None:
+        assert finite_difference_error(case.build, case.arrays()) < 1e-6
+    else:
+        assert piecewise_linear_error(case.build, case.arrays(), case.step) < 2e-3
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.step is None], ids=str)
+def test_runtime_agrees(case: Case) -> None:
+    assert runtime_error(case.build, case.arrays()) < 1e-5
+
+
+# A batch of unknown size: what most step graphs are written with. A weight's first dimension is no batch.
+SYMBOLIC = [
+    c
+    for c in CASES
+    if len(c.shapes[0]) > 1 and c.step is None and c.operator not in ("Reshape", "Expand", "MatMul", "Gemm")
+    if not (c.operator == "Conv" and c.shapes[0][0] == c.shapes[1][0])
+]
+
+
+@pytest.mark.parametrize("case", SYMBOLIC, ids=str)
+def test_symbolic_batch(case: Case) -> None:
+    assert runtime_error(case.build, case.arrays(), symbolic="batch") < 1e-5
+
+
+def test_every_rule_has_a_case() -> None:
+    zero = {name for name, rule in RULES.items() if getattr(rule, "__name__", "") == "_zero"}
+    refused = {name for name, rule in RULES.items() if isinstance(rule, Refusal)}
+    assert set(RULES) - zero - refused == {c.operator for c in CASES}
+
+
+def test_ties_share_the_gradient() -> None:
+    """Equal largest elements of a tile split its gradient; none is counted twice."""
+    proto = loss_and_gradients(
+        lambda g, x: g.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]), [np.ones((1, 1, 2, 2))]
+    )
+    _, dx = onnx.reference.ReferenceEvaluator(proto).run(None, {"x0": np.ones((1, 1, 2, 2))})
+    np.testing.assert_allclose(dx, np.full((1, 1, 2, 2), np.sin(1.0) / 4), rtol=1e-6)
