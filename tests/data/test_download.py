@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -52,8 +54,17 @@ def assert_complete(dest):
 def test_fetches_once(mirror, url, dest, capsys):
     assert fetch("file", [url], SHA, dest) == dest
     assert_complete(dest)
-    assert capsys.readouterr() == ("", "downloading file\n")
+    assert capsys.readouterr() == ("", "downloading file, 0.3 MB\n")
     fetch("file", [url], SHA, dest)
+    assert mirror.ranges == [None]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_several_at_once_download_once(mirror, url, dest):
+    pytest.importorskip("fcntl")
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: fetch("file", [url], SHA, dest), range(4))) == [dest] * 4
+    assert_complete(dest)
     assert mirror.ranges == [None]
 
 
@@ -132,8 +143,10 @@ def test_the_error_lists_what_was_tried(mirror, dest):
 def test_a_server_that_falls_silent(dest):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
+        start = time.monotonic()
         with pytest.raises(DataError, match="timed out"):
             fetch("file", [url], SHA, dest, timeout=0.2)
+        assert time.monotonic() - start < 3
 
 
 def test_a_server_that_never_stops(url, dest):

@@ -92,6 +92,7 @@ def test_a_flipped_bit_in_a_gzip_file_never_gives_other_values(tmp_path):
     [
         (b"", "at least 4 bytes; found 0"),
         (b"\x89PNG\r\n", "bytes 0 and 1 to be 00 00; found 89 50"),
+        (b"\0\x01\x08\x01", "found 00 01"),
         (b"\0\0\x0a\x01\0\0\0\0", "byte 2, the type, to be one of 08, .*; found 0a"),
         (b"\0\0\x08\0", r"byte 3, the number of axes, in 1\.\.32; found 0"),
         (b"\0\0\x08\xff" + bytes(2000), "found 255"),

@@ -110,6 +110,9 @@ def test_a_truncated_file_is_named(tmp_path):
 
 def test_a_data_dir_without_the_files_is_an_error_not_a_download(tmp_path, mirror, monkeypatch):
     monkeypatch.setenv("ONNXMX_MIRROR", mirror.url)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "train-images-idx3-ubyte").write_bytes(b"")
+    monkeypatch.setenv("ONNXMX_DATA", str(tmp_path / "other"))  # Not asked either.
     for folder in (tmp_path, tmp_path / "gone"):
         with pytest.raises(DataError, match=f"train-images-idx3-ubyte.* in {folder}"):
             mnist("train", folder)

@@ -68,10 +68,11 @@ def test_a_file_of_ones_own(tmp_path, ending):
         **{f"x{ending}": X, f"y{ending}": Y, "x_test": X[:2], "y_test": Y[:2]},
         classes=np.array(["no", "yes"]),
         scale=0.5,
+        shift=1,
     )
     train, test = get_dataset(file, "train"), get_dataset("mine.npz", "test", tmp_path)
     assert (len(train), len(test), train.classes) == (4, 2, ("no", "yes"))
-    np.testing.assert_array_equal(train.batch([3])["x"], X[3:] * 0.5)
+    np.testing.assert_array_equal(train.batch([3])["x"], X[3:] * 0.5 + 1)
     np.testing.assert_array_equal(test.batch(slice(None))["label"], [0, 1])
 
 

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -50,10 +50,11 @@ def fetch(
     part = dest.with_name(dest.name + ".part")
     with _disk(dest):
         dest.parent.mkdir(parents=True, exist_ok=True)
-        if dest.exists() and file_digest(dest, gzipped) == sha256:
-            return dest
     tried = []
-    with _progress(name) as report:
+    with _alone(dest.parent), _progress(name) as report:
+        with _disk(dest):  # Now, not before: whoever had the folder until now may have brought it.
+            if dest.exists() and file_digest(dest, gzipped) == sha256:
+                return dest
         for url in urls:
             problem = _complete(part, url, sha256, gzipped=gzipped, max_bytes=max_bytes, timeout=timeout, report=report)
             if problem is None:
@@ -167,6 +168,24 @@ def _size(path: Path) -> int:
 
 
 @contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One download at a time in a folder: two processes would both append to the same `.part`."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: there it refuses to rename a file that another process has open.
+        yield
+        return
+    with _disk(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # Some network file systems have no locks; the digest still guards the result.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def _disk(path: Path) -> Iterator[None]:
     """What fails in here is our disk, not a mirror: no other mirror can help."""
     try:
@@ -182,8 +201,14 @@ def _disk(path: Path) -> Iterator[None]:
 def _progress(name: str) -> Iterator[Report]:
     """A bar on stderr when that is a terminal, otherwise a line."""
     if not sys.stderr.isatty():
-        print(f"downloading {name}", file=sys.stderr)
-        yield lambda done, total: None
+        said: list[str] = []
+
+        def say_once(done: int, total: int | None) -> None:
+            if not said:
+                said.append(name)
+                print(f"downloading {name}" + (f", {total / 1e6:.1f} MB" if total else ""), file=sys.stderr)
+
+        yield say_once
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
