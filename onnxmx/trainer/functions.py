@@ -1,4 +1,4 @@
-"""The `ai.onnxmx` operators that a training step is made of, besides optimizers and schedules."""
+"""The `ai.onnxmx` operators that a training step is made of, besides clipping, schedules and optimizers."""
 
 from __future__ import annotations
 
@@ -38,12 +38,3 @@ def BatchNorm(g: GraphBuilder, x: ir.Value, scale: ir.Value, bias: ir.Value, *, 
     factor = g.mul(inverse_std, g.reshape(scale, [1, -1, 1]))
     y = g.add(g.mul(centered, factor), g.reshape(bias, [1, -1, 1]))
     return g.reshape_like(y, x), *(g.reshape(v, [-1]) for v in (mean, var, inverse_std))
-
-
-@function(outputs=("scale",))
-def ClipScale(g: GraphBuilder, norm: ir.Value, *, max_norm: ir.Value) -> Value:
-    """scale = max_norm / max(norm, max_norm), by which all gradients are multiplied; 1 where norm <= max_norm.
-
-    norm, scale: float32 scalars.   Source: Pascanu et al. 2013, alg. 1.
-    """
-    return g.div(max_norm, g.max(norm, max_norm))

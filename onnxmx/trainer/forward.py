@@ -1,0 +1,121 @@
+"""A model's graph inside another one: as it infers, or as it trains.
+
+A model file holds the inference form alone, so any ONNX file can be trained. Operators that behave otherwise in
+training (Dropout, BatchNormalization) are rewritten here while the graph is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnxmx.builder.graph import GraphBuilder
+from onnxmx.builder.model import Model
+from onnxmx.errors import GraphError
+from onnxmx.trainer.functions import BatchNorm, Dropout
+
+Values = Mapping[str, ir.Value]
+
+
+@dataclass
+class Training:
+    """What operators need to know in training.
+
+    seed, step: int64 scalars that random numbers are drawn from.
+    running: by name, the next value of each running statistic met so far.
+    streams: how many nodes have drawn random numbers so far.
+    """
+
+    g: GraphBuilder
+    seed: ir.Value
+    step: ir.Value
+    running: dict[str, ir.Value] = field(default_factory=dict)
+    streams: int = 0
+
+
+Rewrite = Callable[[Training, ir.Node, Sequence[ir.Value | None]], Sequence[ir.Value]]
+
+# max(f(a), f(b)) = f(max(a, b)) for an f that never falls: pooling first leaves f and its gradient a quarter of the
+# work after a 2x2 window.
+_NEVER_FALLING = frozenset({"Relu", "Sigmoid", "Tanh", "Softplus", "Elu"})
+
+
+def copy_model(g: GraphBuilder, model: Model, values: Values, training: Training | None = None) -> dict[str, ir.Value]:
+    """Copy the nodes of `model` into `g`.
+
+    values: what stands for the model's inputs and for those of its parameters that are not to be constants.
+    training: given, the copy is the training form.
+    Returns the outputs by name.
+    """
+    graph = model.ir.graph
+    known: dict[ir.Value | None, ir.Value | None] = {None: None}
+    for value in graph.inputs:
+        known[value] = values[value.name or ""]
+    for name, value in graph.initializers.items():
+        if name in values:
+            known[value] = values[name]
+        elif value.const_value is not None:
+            known[value] = g.constant(value.const_value.numpy())
+    delayed: dict[ir.Value, ir.Node] = {}
+    for node in graph:
+        inputs = [known[x] for x in node.inputs]
+        if training is not None and _may_follow_its_pool(node):
+            known[node.outputs[0]], delayed[node.outputs[0]] = inputs[0], node
+            continue
+        rewrite = _REWRITES.get(node.op_type) if training is not None and node.domain == "" else None
+        outputs: Sequence[ir.Value] = rewrite(training, node, inputs) if rewrite and training else g.copy(node, inputs)
+        if node.op_type == "MaxPool" and (activation := delayed.get(node.inputs[0])) is not None:  # type: ignore[arg-type]
+            outputs = g.copy(activation, outputs)
+        known.update(zip(node.outputs, outputs, strict=False))
+    return {v.name or "": _known(known, v) for v in graph.outputs}
+
+
+def _known(known: Mapping[ir.Value | None, ir.Value | None], value: ir.Value) -> ir.Value:
+    found = known[value]
+    if found is None:
+        raise GraphError(f"the model's output {value.name!r} is not computed by any node")
+    return found
+
+
+def _may_follow_its_pool(node: ir.Node) -> bool:
+    """Whether `node` is an activation that only a max pooling reads, so that the two may change places."""
+    if node.op_type not in _NEVER_FALLING or node.outputs[0].is_graph_output():
+        return False
+    readers = [use.node for use in node.outputs[0].uses()]
+    return len(readers) == 1 and readers[0].op_type == "MaxPool" and len(readers[0].outputs) == 1
+
+
+def _dropout(training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value]:
+    """Dropout at inference passes its input on; in training it draws a mask."""
+    x = inputs[0]
+    assert x is not None
+    ratio = 0.5
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        tensor = ir.convenience.get_const_tensor(node.inputs[1])
+        if tensor is None:
+            raise GraphError(f"Dropout {node.name!r} expected a constant ratio; found a computed one")
+        ratio = float(tensor.numpy())
+    if ratio == 0.0:
+        return [x]
+    training.streams += 1
+    outputs: Sequence[ir.Value] = Dropout(
+        training.g, x, training.seed, training.step, ratio=ratio, stream=training.streams
+    )
+    return outputs[:1]
+
+
+def _batch_norm(training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value]:
+    """Normalize by the batch's own statistics, and move the running ones towards them."""
+    g = training.g
+    x, scale, bias, running_mean, running_var = inputs
+    y, mean, var, _ = BatchNorm(g, x, scale, bias, epsilon=node.attributes.get_float("epsilon", 1e-5))
+    momentum = node.attributes.get_float("momentum", 0.9)
+    for source, running, batch in ((node.inputs[3], running_mean, mean), (node.inputs[4], running_var, var)):
+        assert source is not None
+        training.running[source.name or ""] = g.add(g.mul(running, momentum), g.mul(batch, 1.0 - momentum))
+    return [y]
+
+
+_REWRITES: dict[str, Rewrite] = {"Dropout": _dropout, "BatchNormalization": _batch_norm}

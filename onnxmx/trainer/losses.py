@@ -1,0 +1,86 @@
+"""Losses: functions of graph values that return a scalar, the mean over the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmx.builder.graph import GraphBuilder, Value, describe
+from onnxmx.builder.ops import FLOAT, INT64
+from onnxmx.errors import ShapeError, unknown_name
+
+LossFunction = Callable[[GraphBuilder, ir.Value, ir.Value], Value]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss by name.
+
+    compute: (builder, output, label) -> scalar.
+    classes: whether labels are class numbers, int64 of the output's shape without its last dimension; otherwise
+    they are float32 of the output's own shape.
+    """
+
+    name: str
+    compute: LossFunction
+    classes: bool
+
+    def label(self, output: ir.Value) -> tuple[list[int | str | None], ir.DataType]:
+        """Shape and element type of the labels for a model's output."""
+        if output.shape is None:
+            raise ShapeError(f"{self.name} expected an output of known rank; found {describe(output)}")
+        dims = [d if isinstance(d, int) else d.value for d in output.shape]
+        if not self.classes:
+            return dims, FLOAT
+        if not dims or not isinstance(dims[-1], int):
+            raise ShapeError(
+                f"{self.name} expected an output whose last dimension is the number of classes; "
+                f"found {describe(output)}",
+                mend="End the model in a Dense layer with one unit for each class.",
+            )
+        return dims[:-1], INT64
+
+
+def softmax_cross_entropy(g: GraphBuilder, logits: ir.Value, label: ir.Value) -> Value:
+    """-log softmax(logits)[label], the mean over the batch.   logits: (batch, ..., classes)   label: (batch, ...) int64"""
+    return g.neg(_mean_of_rows(g, g.mul(one_hot(g, label, logits), g.op("LogSoftmax", logits, axis=-1))))
+
+
+def mean_squared_error(g: GraphBuilder, output: ir.Value, label: ir.Value) -> Value:
+    """(output - label)^2, the mean over all elements.   output, label: one shape"""
+    error = g.sub(output, label)
+    return g.reduce_mean(g.mul(error, error), keepdims=False)
+
+
+def one_hot(g: GraphBuilder, label: ir.Value, logits: ir.Value) -> Value:
+    """1 where the last index is the label, else 0, in the shape and element type of the logits."""
+    assert logits.shape is not None
+    classes = logits.shape[-1]
+    assert isinstance(classes, int)
+    return g.cast_like(g.equal(g.unsqueeze(label, [-1]), np.arange(classes, dtype=np.int64)), logits)
+
+
+def _mean_of_rows(g: GraphBuilder, x: Value) -> Value:
+    """The sum over the last axis, the mean over the others."""
+    return g.reduce_mean(g.reduce_sum(x, [-1], keepdims=False), keepdims=False)
+
+
+LOSSES = {
+    loss.name: loss
+    for loss in (
+        Loss("softmax_cross_entropy", softmax_cross_entropy, classes=True),
+        Loss("mean_squared_error", mean_squared_error, classes=False),
+    )
+}
+
+
+def get(loss: str | Loss) -> Loss:
+    """A loss by name, or as it is. Raises UsageError for an unknown name."""
+    if isinstance(loss, Loss):
+        return loss
+    if loss not in LOSSES:
+        raise unknown_name("loss", loss, LOSSES)
+    return LOSSES[loss]

@@ -1,0 +1,55 @@
+"""Metrics: functions of graph values that return a scalar, the mean over the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.ops import FLOAT
+from onnxmx.errors import unknown_name
+from onnxmx.trainer.losses import Loss, LossFunction
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric by name: compute(builder, output, label) -> scalar. larger_is_better says which of two is best."""
+
+    name: str
+    compute: LossFunction
+    larger_is_better: bool
+
+
+def accuracy(g: GraphBuilder, logits: ir.Value, label: ir.Value) -> Value:
+    """The share of labels that are the largest logit.   logits: (batch, ..., classes)   label: (batch, ...) int64"""
+    chosen = g.op("ArgMax", logits, axis=-1, keepdims=0)
+    return g.reduce_mean(g.cast(g.equal(chosen, label), FLOAT), keepdims=False)
+
+
+def mean_absolute_error(g: GraphBuilder, output: ir.Value, label: ir.Value) -> Value:
+    """|output - label|, the mean over all elements.   output, label: one shape"""
+    return g.reduce_mean(g.op("Abs", g.sub(output, label)), keepdims=False)
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", accuracy, larger_is_better=True),
+        Metric("mean_absolute_error", mean_absolute_error, larger_is_better=False),
+    )
+}
+
+
+def get(metric: str | Metric) -> Metric:
+    """A metric by name, or as it is. Raises UsageError for an unknown name."""
+    if isinstance(metric, Metric):
+        return metric
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS)
+    return METRICS[metric]
+
+
+def default_for(loss: Loss) -> tuple[Metric, ...]:
+    """What is measured beside a loss when nothing else is asked for."""
+    return (METRICS["accuracy" if loss.classes else "mean_absolute_error"],)

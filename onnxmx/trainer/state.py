@@ -1,0 +1,58 @@
+"""Arrays on disk: safetensors with a digest and whatever else must come back with them in the header."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxmx.errors import CheckpointError
+from onnxmx.files import sha256, write_atomic
+
+Array = np.ndarray[Any, Any]
+_DIGEST = "onnxmx.digest"
+_HEADER = "onnxmx.header"
+
+
+def save(path: Path, arrays: dict[str, Array], header: dict[str, Any]) -> None:
+    """Write `arrays` and `header` (plain values) to `path` at once; a failure leaves what was there before."""
+    from safetensors.numpy import save as serialize
+
+    text = json.dumps(header, sort_keys=True)
+    arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+    write_atomic(path, serialize(arrays, {_HEADER: text, _DIGEST: _digest(arrays, text)}))
+
+
+def load(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    """What `save` wrote. Raises CheckpointError where the file is missing, cut short or altered."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        header = json.loads(metadata[_HEADER])
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint at {path}") from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} expected a checkpoint; found a file that is cut short or altered ({error})", mend=_MEND
+        ) from error
+    found = _digest(arrays, metadata[_HEADER])
+    if found != metadata.get(_DIGEST):
+        raise CheckpointError(f"{path} expected the digest {metadata.get(_DIGEST)}; found {found}", mend=_MEND)
+    return arrays, header
+
+
+_MEND = "Delete it, and --resume goes on from the checkpoint before it."
+
+
+def _digest(arrays: dict[str, Array], header: str) -> str:
+    """Over names, shapes, types and numbers, in the order of the names."""
+    parts = [header.encode()]
+    for name in sorted(arrays):
+        a = arrays[name]
+        parts += [f"{name} {a.dtype.str} {a.shape}".encode(), np.ascontiguousarray(a).tobytes()]
+    return sha256(*parts)
