@@ -30,6 +30,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "empty" / "1").mkdir(parents=True)
     (root / "notes").mkdir()
     (root / "mlp" / "latest").mkdir()
+    (root / "mlp" / "011").mkdir()
     return root
 
 
