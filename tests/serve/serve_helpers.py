@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,8 @@ class Server:
         command = [sys.executable, "-W", "error", "-c", code]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
+        watchdog = threading.Timer(30, self.process.kill)
+        watchdog.start()
         self.started: list[str] = []
         for line in self.process.stderr:
             self.started.append(line)
@@ -135,6 +138,7 @@ class Server:
                 break
         else:
             raise AssertionError("".join(self.started))
+        watchdog.cancel()
         self.url = line.split(" at ")[1].split("/v2")[0]
         self.port = int(self.url.rsplit(":", 1)[1])
 
@@ -152,4 +156,7 @@ class Server:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.terminate()
-        self.process.communicate(timeout=20)
+        try:
+            self.process.communicate(timeout=20)
+        finally:
+            self.process.kill()
