@@ -73,11 +73,12 @@ def nearest(name: str, options: Iterable[str]) -> str | None:
     return next((o for o in options if matches and o.lower() == matches[0]), None)
 
 
-def unknown_name(kind: str, name: str, options: Iterable[str]) -> UsageError:
-    """The error for a name that is not among `options`; it offers the nearest one."""
+def unknown_name(kind: str, name: str, options: Iterable[str], *, at: str | None = None) -> UsageError:
+    """The error for a name that is not among `options`; it offers the nearest one. at: where it was written."""
     options = sorted(options)
     near = nearest(name, options)
     return UsageError(
         f"no {kind} named {name!r}",
+        at=at,
         mend=f"Did you mean {near!r}?" if near else f"There are: {', '.join(options)}.",
     )

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,23 +19,20 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | Iterable[bytes]) ->
     Raises OnnxmxError when the folder cannot be written or the disk is full; `path` is then as it was.
     """
     path = Path(path)
-    temporary = None
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:  # not mkstemp, which makes the file private
             for part in (data,) if isinstance(data, bytes) else data:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644 & ~_umask())  # mkstemp makes it private
         os.replace(temporary, path)
     except OSError as error:
         raise _explain(error, path) from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def sha256(*parts: bytes) -> str:
@@ -53,11 +50,5 @@ def _explain(error: OSError, path: Path) -> OnnxmxError:
         errno.EFBIG: "The file is larger than this system allows: raise the limit (ulimit -f), or write elsewhere.",
         errno.EACCES: "Check the permissions of the folder, or write elsewhere with -o.",
         errno.EROFS: "The file system is read-only: write elsewhere with -o.",
-    }.get(error.errno or 0)
+    }.get(error.errno or 0, "Check the path, or write elsewhere with -o.")
     return OnnxmxError(f"cannot write {path}: {error.strerror or error}; what was there before is unchanged", mend=mend)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

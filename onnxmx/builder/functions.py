@@ -4,7 +4,7 @@ A function is written once, in Python: positional parameters are its inputs, key
 docstring its documentation.
 
     @function(outputs=("scale",))
-    def ClipScale(g, norm, *, max_norm):
+    def ClipScale(g, norm, *, max_norm: float):
         '''scale = min(1, max_norm / norm)'''
         return g.min(g.div(max_norm, norm), 1.0)
 
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxmx.builder.graph import DOMAIN, OPSET, GraphBuilder, Value, describe
+from onnxmx.builder.graph import DOMAIN, GraphBuilder, Value, describe
 from onnxmx.builder.ops import Arg
-from onnxmx.errors import GraphError
+from onnxmx.errors import GraphError, ShapeError
 
 Kind = tuple[ir.TypeProtocol | None, ir.Shape | None]
 
@@ -32,10 +32,14 @@ _REF_TYPES = {
     float: ("value_float", ir.AttributeType.FLOAT),
     int: ("value_int", ir.AttributeType.INT),
 }
+_ANNOTATIONS: dict[Any, type[float] | type[int]] = {"float": float, "int": int, float: float, int: int}
 
 
 class Function:
-    """One `ai.onnxmx` operator. Call it with a builder, its inputs and its attributes to add a node."""
+    """One `ai.onnxmx` operator. Call it with a builder, its inputs and its attributes to add a node.
+
+    An attribute is a float or an int: what its annotation says, else what the first call in a graph gives.
+    """
 
     def __init__(self, trace: Callable[..., Value | tuple[Value, ...]], outputs: tuple[str, ...]) -> None:
         parameters = list(inspect.signature(trace).parameters.values())[1:]  # the first is the builder
@@ -45,40 +49,73 @@ class Function:
         self.attributes = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
         self.outputs = outputs
         self.__doc__ = inspect.cleandoc(trace.__doc__ or "")
+        self._annotated = {p.name: _ANNOTATIONS.get(p.annotation) for p in parameters}
         self._inferred: dict[tuple[Any, ...], list[Kind]] = {}
 
     def __call__(self, g: GraphBuilder, *inputs: Arg, **attributes: float | int) -> Any:
-        """Add a node. Returns its output, or a tuple of them where it has several."""
-        if len(inputs) != len(self.inputs) or set(attributes) != set(self.attributes):
+        """Add a node. Returns its output, or a tuple of them where it has several.
+
+        Raises GraphError for the wrong number of inputs or other attributes, ShapeError for inputs that do not fit.
+        """
+        missing = any(x is None for x in inputs)  # a function has no optional inputs
+        if missing or len(inputs) != len(self.inputs) or set(attributes) != set(self.attributes):
             raise GraphError(
                 f"{DOMAIN}.{self.name} expected inputs {self.inputs} and attributes {self.attributes}; "
-                f"found {len(inputs)} inputs and attributes {tuple(attributes)}"
+                f"found {len(inputs)} inputs{', a None among them,' if missing else ''} "
+                f"and attributes {tuple(attributes)}",
+                at=g.source(),
+                mend=f"Call it as {self._usage()}.",
             )
-        outputs = g.call(self, inputs, attributes)
+        outputs = g.call(self, inputs, {name: self._number(g, name, value) for name, value in attributes.items()})
         return outputs[0] if len(outputs) == 1 else outputs
 
+    def _usage(self) -> str:
+        return f"{self.name}({', '.join(['g', *self.inputs, *(f'{a}=...' for a in self.attributes)])})"
+
+    def _number(self, g: GraphBuilder, name: str, value: Any) -> float | int:
+        """An attribute as the float or int that it is declared to be."""
+        if isinstance(value, np.generic):
+            value = value.item()
+        wanted = self._annotated[name]
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not fits or (wanted is int and not isinstance(value, int)):
+            raise GraphError(
+                f"{DOMAIN}.{self.name} expected {name} as {'an int' if wanted is int else 'a number'}; found {value!r}",
+                at=g.source(),
+                mend="An attribute is fixed when the graph is built: make what changes an input.",
+            )
+        return float(value) if wanted is float else value
+
     def define(self, g: GraphBuilder, node: ir.Node) -> None:
-        """Put the definition into `g.functions`, or check that the one there is for the same element types."""
-        dtypes = [v.dtype for v in node.inputs if v is not None]
+        """Put the definition into `g.functions`, or check that the one there is for the same types."""
+        dtypes = [_dtype(v) for v in node.inputs if v is not None]
+        kinds = [_REF_TYPES[type(node.attributes[a].value)][1] for a in self.attributes]
         if self.name in g.functions:
-            expected = [v.dtype for v in g.functions[self.name].inputs]
-            if expected != dtypes:
-                raise GraphError(f"{DOMAIN}.{self.name} is defined for {expected} in this graph; found {dtypes}")
+            self._check_same(g, dtypes, kinds)
             return
         body = _FunctionBuilder(self.name, g.functions)
-        inputs = [body.input(name, (), dtype) for name, dtype in zip(self.inputs, dtypes, strict=True) if dtype]
+        inputs = [body.input(name, (), dtype) for name, dtype in zip(self.inputs, dtypes, strict=True)]
         for value in inputs:
             value.shape = None  # one definition serves every shape
         attributes = {a: body.attribute(a, node.attributes[a].value) for a in self.attributes}
         for value, name in zip(_as_tuple(self.trace(body, *inputs, **attributes)), self.outputs, strict=True):
             body.output(value, name)
-        g.functions[self.name] = ir.Function(
-            DOMAIN,
-            self.name,
-            graph=body.graph,
-            attributes=[ir.Attr(a, _attribute_type(node.attributes[a].value), None) for a in self.attributes],
-        )
-        g.functions[self.name].doc_string = self.__doc__
+        declared = [ir.Attr(a, kind, None) for a, kind in zip(self.attributes, kinds, strict=True)]
+        definition = ir.Function(DOMAIN, self.name, graph=body.graph, attributes=declared)
+        definition.doc_string = self.__doc__
+        g.functions[self.name] = definition
+
+    def _check_same(self, g: GraphBuilder, dtypes: list[ir.DataType], kinds: list[ir.AttributeType]) -> None:
+        definition = g.functions[self.name]
+        expected = [_dtype(v).name for v in definition.inputs] + [a.type.name for a in definition.attributes.values()]
+        found = [d.name for d in dtypes] + [k.name for k in kinds]
+        if expected != found:
+            raise GraphError(
+                f"{DOMAIN}.{self.name} expected {', '.join(expected)} as everywhere in this graph; "
+                f"found {', '.join(found)}",
+                at=g.source(),
+                mend="One definition serves a whole graph: cast the inputs to its types.",
+            )
 
     def infer(self, node: ir.Node, attributes: dict[str, Any]) -> list[Kind]:
         """Types and shapes of the outputs, found by building the function on the shapes of this node's inputs."""
@@ -86,13 +123,11 @@ class Function:
         key = (*(describe(v) for v in values), *sorted(attributes.items()))
         if key not in self._inferred:
             scratch = GraphBuilder()
-            inputs = [
-                scratch.input(name, list(v.shape) if v.shape is not None else [], v.dtype or ir.DataType.FLOAT)
-                for name, v in zip(self.inputs, values, strict=True)
-            ]
+            inputs = [scratch.input(name, (), _dtype(v)) for name, v in zip(self.inputs, values, strict=True)]
             for value, v in zip(inputs, values, strict=True):
                 value.shape = v.shape
-            results = _as_tuple(self.trace(scratch, *inputs, **attributes))
+            with scratch.scope("", what=self.name):
+                results = _as_tuple(self.trace(scratch, *inputs, **attributes))
             self._inferred[key] = [(value.type, value.shape) for value in results]
         return self._inferred[key]
 
@@ -125,8 +160,10 @@ class _FunctionBuilder(GraphBuilder):
         return out
 
 
-def _attribute_type(value: float | int) -> ir.AttributeType:
-    return _REF_TYPES[type(value)][1]
+def _dtype(value: ir.Value) -> ir.DataType:
+    if value.dtype is None:
+        raise ShapeError(f"the element type of {value.name!r} is not known")
+    return value.dtype
 
 
 def _as_tuple(x: Value | tuple[Value, ...]) -> tuple[Value, ...]:

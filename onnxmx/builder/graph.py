@@ -7,72 +7,32 @@ of the user's code that asked for it in its metadata (`onnxmx.source`).
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
+from onnxmx.builder import inference
+from onnxmx.builder import init as initializers
+from onnxmx.builder.inference import IR_VERSION, OPSET, InputTypes
+from onnxmx.builder.init import Initializer
+from onnxmx.builder.literals import dtype_beside, holds, is_size, spell
 from onnxmx.builder.ops import Arg, Ops
 from onnxmx.builder.source import user_line
-from onnxmx.errors import GraphError, ShapeError, nearest
+from onnxmx.builder.values import Dim, Value, describe, show_shape
+from onnxmx.errors import GraphError, ShapeError, UsageError
 
 if TYPE_CHECKING:
     from onnxmx.builder.functions import Function
 
-OPSET = 20
-IR_VERSION = 10
+__all__ = ["DOMAIN", "IR_VERSION", "OPSET", "Dim", "GraphBuilder", "Value", "describe", "show_shape"]
+
 DOMAIN = "ai.onnxmx"
 """The domain of the functions that this product defines inside its files."""
-
-# Constants up to this many elements are shown to shape inference: shapes, axes, pads and the like.
-_SMALL = 64
-
-Dim = int | str | None
-
-
-class Value(ir.Value):
-    """A typed value in a graph under construction. Arithmetic on it adds nodes."""
-
-    builder: GraphBuilder
-
-    def __add__(self, other: Arg) -> Value:
-        return self.builder.add(self, other)
-
-    def __radd__(self, other: Arg) -> Value:
-        return self.builder.add(other, self)
-
-    def __sub__(self, other: Arg) -> Value:
-        return self.builder.sub(self, other)
-
-    def __rsub__(self, other: Arg) -> Value:
-        return self.builder.sub(other, self)
-
-    def __mul__(self, other: Arg) -> Value:
-        return self.builder.mul(self, other)
-
-    def __rmul__(self, other: Arg) -> Value:
-        return self.builder.mul(other, self)
-
-    def __truediv__(self, other: Arg) -> Value:
-        return self.builder.div(self, other)
-
-    def __rtruediv__(self, other: Arg) -> Value:
-        return self.builder.div(other, self)
-
-    def __pow__(self, other: Arg) -> Value:
-        return self.builder.pow(self, other)
-
-    def __matmul__(self, other: Arg) -> Value:
-        return self.builder.matmul(self, other)
-
-    def __neg__(self) -> Value:
-        return self.builder.neg(self)
 
 
 @dataclass(frozen=True)
@@ -87,81 +47,116 @@ class GraphBuilder(Ops):
 
     graph: the graph so far, an `onnx_ir.Graph`.
     functions: the `ai.onnxmx` functions that its nodes use, by name.
+    seed: what the parameters are drawn from.
     """
 
     def __init__(self, name: str = "main") -> None:
         self.graph = ir.Graph((), (), nodes=(), name=name, opset_imports={"": OPSET})
         self.functions: dict[str, ir.Function] = {}
+        self.seed = 0
         self._constants: dict[tuple[Any, ...], Value] = {}
+        self._parameters: dict[str, Value] = {}
         self._scopes: list[_Scope] = []
         self._taken: Counter[str] = Counter()
         self._layers: dict[int, tuple[str, object]] = {}
-        self._sharing = 0
+        # The paths of layers and parameters met so far. It starts empty when a layer is called again, so that what
+        # is inside gets the names it had the first time, and with them the same parameters.
+        self._met: set[str] = set()
 
     # --- what a graph is made of
     def input(self, name: str, shape: Sequence[Dim], dtype: ir.DataType = ir.DataType.FLOAT) -> Value:
         """A graph input. shape: integers, names of symbolic dimensions, or None for unknown ones."""
-        value = self._value(self._claim(name), ir.TensorType(dtype), ir.Shape(list(shape)))
+        value = self._value(self._claim(name), ir.TensorType(dtype), ir.Shape(self._check_input(name, shape)))
         self.graph.inputs.append(value)
         return value
+
+    def _check_input(self, name: str, shape: Sequence[Dim]) -> list[Dim]:
+        sizes = list(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else None
+        if not name or sizes is None or not all(d is None or (isinstance(d, str) and d) or is_size(d) for d in sizes):
+            raise UsageError(
+                f"input {name!r} expected a name and a shape of positive integers, names or None; found {shape!r}",
+                at=self.source(),
+                mend=f"For example {name or 'image'}=('batch', 784).",
+            )
+        return [int(d) if is_size(d) else d for d in sizes]
 
     def parameter(
         self,
         name: str,
         shape: Sequence[int],
-        init: Callable[[tuple[int, ...], np.random.Generator], np.ndarray[Any, Any]],
+        init: str | Initializer,
         *,
         trainable: bool = True,
     ) -> Value:
         """A float32 initializer named after the scope. Its numbers are drawn when first looked at.
 
+        init: an initializer or the name of one.
         trainable: False for running statistics, which a step updates without a gradient.
         """
-        path = self._path(name)
-        if self._sharing and path in self.graph.initializers:
-            return self._shared(path, shape)
-        path = self._claim(path)
-        value = self._value(path, ir.TensorType(ir.DataType.FLOAT), ir.Shape(list(shape)))
-        value.const_value = ir.LazyTensor(
-            lambda: ir.Tensor(init(tuple(shape), self.random(path)).astype(np.float32), name=path),
-            dtype=ir.DataType.FLOAT,
-            shape=ir.Shape(list(shape)),
-            name=path,
-            cache=True,
-        )
+        if not all(is_size(d) for d in shape):
+            raise ShapeError(
+                f"parameter {name!r} of {self.what()} expected a shape of positive integers; found {show_shape(shape)}",
+                at=self.source(),
+                mend="Give the sizes as numbers in build(...).",
+            )
+        sizes = tuple(int(d) for d in shape)
+        met = self._meet(self._path(name))
+        if met in self._parameters:
+            return self._shared(self._parameters[met], sizes)
+        path, source = self._claim(met), self.source()
+        initializer = initializers.get(init, at=source)
+        value = self._value(path, ir.TensorType(ir.DataType.FLOAT), ir.Shape(sizes))
+
+        def draw() -> ir.TensorProtocol:
+            array = np.asarray(initializer(sizes, self.random(path)), np.float32)
+            if array.shape != sizes:
+                raise ShapeError(
+                    f"the initializer of {path!r} expected to return shape {show_shape(sizes)}; "
+                    f"found {show_shape(array.shape)}",
+                    at=source,
+                )
+            return ir.Tensor(array, name=path)
+
+        value.const_value = ir.LazyTensor(draw, dtype=ir.DataType.FLOAT, shape=ir.Shape(sizes), name=path, cache=True)
         value.meta["trainable"] = trainable
         self.graph.register_initializer(value)
+        self._parameters[met] = value
         return value
 
-    def _shared(self, path: str, shape: Sequence[int]) -> Value:
-        value = self.graph.initializers[path]
-        if list(value.shape or ()) != list(shape):
+    def _shared(self, value: Value, sizes: tuple[int, ...]) -> Value:
+        if value.shape != sizes:
             raise ShapeError(
-                f"{self.what()} is used twice and its {path!r} expected shape {show_shape(value.shape)} both times; "
-                f"found {show_shape(shape)}",
+                f"{self.what()} is used twice and its {value.name!r} expected shape {show_shape(value.shape)} both "
+                f"times; found {show_shape(sizes)}",
                 at=self.source(),
                 mend="Use a second layer, or give both uses inputs of one size.",
             )
-        return value  # type: ignore[return-value]  # parameter() made it a Value
-
-    seed = 0
+        return value
 
     def random(self, name: str) -> np.random.Generator:
         """The generator of one parameter: a function of the seed and the name alone, not of the order of building."""
-        key = np.frombuffer(name.encode().ljust(8, b"\0"), np.uint8)
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, *key.tolist()])))
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, *name.encode()])))
 
     def constant(self, value: Any, dtype: ir.DataType | None = None) -> Value:
+        """A constant; equal ones are one value.
+
+        value: an array, which keeps its type, or Python numbers: int64, float32 or bool.
+        dtype: the element type. Raises ShapeError where it is an integer type that cannot hold the numbers.
+        """
         array = np.asarray(value)
         if dtype is not None:
+            if not holds(dtype, array):
+                raise ShapeError(f"{value} cannot be {dtype.name.lower()} in {self.what()}", at=self.source())
             array = array.astype(dtype.numpy())
-        key = (array.dtype.str, array.shape, array.tobytes())
+        elif array.dtype == np.float64 and not isinstance(value, (np.ndarray, np.generic)):
+            array = array.astype(np.float32)
+        key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = self._new_constant(array)
         return self._constants[key]
 
     def _new_constant(self, array: np.ndarray[Any, Any]) -> Value:
-        name = self._claim(f"const.{_spell(array)}")
+        name = self._claim(f"const.{spell(array)}")
         value = self._value(name, ir.TensorType(ir.DataType.from_numpy(array.dtype)), ir.Shape(array.shape))
         value.const_value = ir.Tensor(array, name=name)
         self.graph.register_initializer(value)
@@ -171,43 +166,65 @@ class GraphBuilder(Ops):
         """Make `value` an output called `name`; a value that has a fixed name already passes through an Identity."""
         if value.producer() is None or value.is_graph_output():
             value = self.op("Identity", value)
+        if value.name != name and self._taken[name]:
+            raise GraphError(
+                f"output {name!r} expected a name of its own; found an input or another value of that name",
+                at=self.source(),
+                mend="Name the input or the output otherwise.",
+            )
         self._taken[name] += 1
         value.name = name
         self.graph.outputs.append(value)
 
     # --- adding nodes
     def op(self, op_type: str, *inputs: Arg, **attributes: Any) -> Value:
+        """Add an `ai.onnx` node with one output. A None among the inputs is one left out; a None attribute too.
+
+        Raises ShapeError where the inputs do not fit, GraphError for an unknown operator, both at the user's line.
+        """
         return self.ops(op_type, *inputs, outputs=1, **attributes)[0]
 
     def ops(self, op_type: str, *inputs: Arg, outputs: int, **attributes: Any) -> tuple[Value, ...]:
-        schema = _schema(op_type)
+        """Add an `ai.onnx` node with several outputs."""
+        try:
+            inference.schema(op_type)
+        except GraphError as error:
+            raise GraphError(error.problem, at=self.source(), mend=error.mend) from None
         node = self._node("", op_type, inputs, outputs, attributes)
-        self._infer(node, schema)
+        try:
+            inference.infer(node)
+        except Exception as error:  # onnx raises InferenceError, RuntimeError and ValidationError here
+            raise self.misfit(node, str(error)) from error
         self.graph.append(node)
         return tuple(node.outputs)  # type: ignore[arg-type]  # _node made them Values
 
     def call(self, function: Function, inputs: Sequence[Arg], attributes: dict[str, Any]) -> tuple[Value, ...]:
         """Add a node that calls an `ai.onnxmx` function, and the function's definition where it is new."""
         node = self._node(DOMAIN, function.name, inputs, len(function.outputs), attributes)
-        function.define(self, node)
-        for out, kind in zip(node.outputs, function.infer(node, attributes), strict=True):
-            out.type, out.shape = kind
+        try:
+            kinds = function.infer(node, attributes)
+            function.define(self, node)
+        except ShapeError as error:
+            raise self.misfit(node, error.problem) from error
+        for out, (kind, shape) in zip(node.outputs, kinds, strict=True):
+            out.type, out.shape = kind, None if shape is None else ir.Shape(shape)
         self.graph.opset_imports.setdefault(DOMAIN, 1)
         self.graph.append(node)
         return tuple(node.outputs)  # type: ignore[arg-type]  # _node made them Values
 
     def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> tuple[Value, ...]:
         """Add a copy of a node from another graph on `inputs`, its types inferred anew."""
-        attributes = {name: _attribute_value(a) for name, a in node.attributes.items()}
         if node.domain == DOMAIN:
             raise GraphError(f"cannot copy the function node {node.name!r}")
-        with self.scope(_parent(node.name or ""), source=node.metadata_props.get("onnxmx.source"), absolute=True):
+        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        parent = (node.name or "").rpartition(".")[0]
+        with self.scope(parent, source=node.metadata_props.get("onnxmx.source"), absolute=True):
             return self.ops(node.op_type, *inputs, outputs=len(node.outputs), **attributes)
 
     def _node(
         self, domain: str, op_type: str, inputs: Sequence[Arg], outputs: int, attributes: dict[str, Any]
     ) -> ir.Node:
-        values = self._as_values(inputs)
+        values = self._as_values(inputs, () if domain else inference.input_types(op_type))
         name = self._claim(self._path(op_type))
         outs = [self._value(name if outputs == 1 else f"{name}.{k}", None, None) for k in range(outputs)]
         kept = {key: value for key, value in attributes.items() if value is not None}
@@ -216,55 +233,45 @@ class GraphBuilder(Ops):
             node.metadata_props["onnxmx.source"] = source
         return node
 
-    def _as_values(self, inputs: Sequence[Arg]) -> list[ir.Value | None]:
-        """Numbers beside a value take its element type; alone they are what numpy makes of them, float64 as float32."""
-        like = next((x.dtype for x in inputs if isinstance(x, ir.Value) and x.dtype is not None), None)
+    def _as_values(self, inputs: Sequence[Arg], types: InputTypes) -> list[ir.Value | None]:
+        """Inputs as values. Arrays keep their type; a Python number takes the type of the values beside it."""
         values: list[ir.Value | None] = []
-        for x in inputs:
+        for k, x in enumerate(inputs):
             if x is None or isinstance(x, ir.Value):
-                values.append(x)
+                values.append(self._own(x))
             elif isinstance(x, (np.ndarray, np.generic)):
                 values.append(self.constant(x))
+            elif isinstance(x, (bool, int, float)):
+                values.append(self.constant(x, dtype_beside(x, k, inputs, types)))
             else:
-                values.append(self.constant(x, like or (ir.DataType.FLOAT if isinstance(x, float) else None)))
+                raise ShapeError(
+                    f"an operator in {self.what()} expected values, numbers or arrays; found {x!r}", at=self.source()
+                )
         while values and values[-1] is None:
             values.pop()
         return values
 
-    def _infer(self, node: ir.Node, schema: onnx.defs.OpSchema) -> None:
-        """Set the types of the outputs of `node`, or say at the user's line why its inputs do not fit."""
-        known = {v.name: _type_proto(v) for v in node.inputs if v is not None and v.name and v.type is not None}
-        if len(known) < len({v.name for v in node.inputs if v is not None}):
-            return  # an input of unknown type: nothing can be said of the outputs
-        data = {
-            v.name: ir.serde.serialize_tensor(v.const_value)
-            for v in node.inputs
-            if v is not None and v.name and v.const_value is not None and v.const_value.size <= _SMALL
-        }
-        try:
-            inferred = onnx.shape_inference.infer_node_outputs(
-                schema,
-                ir.serde.serialize_node(node),
-                known,
-                data,
-                opset_imports=_opset_imports(),
-                ir_version=IR_VERSION,
+    def _own(self, x: ir.Value | None) -> ir.Value | None:
+        if isinstance(x, Value) and x.builder is not self:
+            raise GraphError(
+                f"{self.what()} expected values of one graph; found {x.name!r} of another",
+                at=self.source(),
+                mend="Build everything that belongs together in one build(...).",
             )
-        except Exception as error:  # onnx raises InferenceError, RuntimeError and ValidationError here
-            raise self.misfit(node, str(error)) from error
-        for out in node.outputs:
-            if (proto := inferred.get(out.name or "")) is not None:
-                out.type = ir.serde.deserialize_type_proto_for_type(proto)
-                out.shape = ir.serde.deserialize_type_proto_for_shape(proto)
+        return x
 
     def misfit(self, node: ir.Node, reason: str) -> ShapeError:
         """The error for a node whose inputs do not fit it."""
-        found = ", ".join(describe(v) for v in node.inputs if v is not None)
+        found = ", ".join(describe(v) for v in node.inputs if v is not None) or "no inputs"
         # onnx ends its reasons with a source position of its own and starts them with the operator's name.
-        reason = reason.split("==>")[-1].splitlines()[0].strip()
+        reason = (reason.split("==>")[-1].splitlines() or ["its inputs do not fit"])[0].strip()
         for prefix in ("[ShapeInferenceError]", "[TypeInferenceError]", "Inference error(s):"):
             reason = reason.replace(prefix, "").strip()
-        return ShapeError(f"{node.op_type} in {self.what()} cannot take {found}: {reason}", at=self.source())
+        return ShapeError(
+            f"{node.op_type} in {self.what()} cannot take {found}: {reason}",
+            at=self.source(),
+            mend="Look at what comes before it: print(x.shape) shows the shape of a value while the graph is built.",
+        )
 
     # --- names and places
     @contextmanager
@@ -273,27 +280,48 @@ class GraphBuilder(Ops):
     ) -> Iterator[str]:
         """Name what is added inside after `name`. absolute: `name` is a whole path and not below the current scope."""
         path = name if absolute else self._path(name)
-        self._scopes.append(_Scope(path, source, what or repr(path or "the graph")))
+        self._scopes.append(_Scope(path, source, what or (repr(path) if path else "the graph")))
         try:
             yield path
         finally:
             self._scopes.pop()
 
     @contextmanager
-    def layer_scope(self, layer: object, name: str, *, source: str | None, kind: str) -> Iterator[str]:
-        """The scope of one layer. A layer met again keeps its path, and so shares its parameters."""
+    def layer_scope(
+        self, layer: object, name: str, *, source: str | None, kind: str, given: bool = False
+    ) -> Iterator[str]:
+        """The scope of one layer. A layer met again keeps its path, and so shares its parameters.
+
+        given: the user chose the name, so that another layer of that name is a mistake; else it is counted up.
+        """
         again = id(layer) in self._layers
-        path = self._layers[id(layer)][0] if again else self._claim_path(name)
+        path = self._layers[id(layer)][0] if again else self._layer_path(name, given, source, kind)
         self._layers[id(layer)] = (path, layer)  # holds the layer, so that its id stays its own
-        with self.scope(path, source=source, what=f"{kind} {path!r}", absolute=True):
-            self._sharing += again
-            try:
+        met, self._met = self._met, set() if again else self._met
+        try:
+            with self.scope(path, source=source, what=f"{kind} {path!r}" if path else kind, absolute=True):
                 yield path
-            finally:
-                self._sharing -= again
+        finally:
+            self._met = met
+
+    def _layer_path(self, name: str, given: bool, source: str | None, kind: str) -> str:
+        path = self._path(name)
+        if path == "const" or path.startswith("const."):
+            raise GraphError(
+                f"{kind} cannot be named {name!r}: constants are", at=source or user_line(), mend="Name it otherwise."
+            )
+        if given and f"{path}/" in self._met:
+            raise GraphError(
+                f"{kind} expected a name of its own; found another layer named {path!r}",
+                at=source or user_line(),
+                mend="Rename one of the two. To share parameters, call one layer twice.",
+            )
+        # A layer and a value may share a name; the slash keeps the two apart in one table.
+        path, _, count = self._meet(f"{path}/").partition("/")
+        return path + count
 
     def source(self) -> str | None:
-        """The user's line for what is added now: that of the innermost scope that has one, else the caller's."""
+        """The user's line for what is added now: that of the innermost scope where it has one, else the caller's."""
         if self._scopes and self._scopes[-1].source:
             return self._scopes[-1].source
         return user_line()
@@ -306,14 +334,17 @@ class GraphBuilder(Ops):
         parent = self._scopes[-1].path if self._scopes else ""
         return f"{parent}.{name}" if parent else name
 
-    def _claim_path(self, name: str) -> str:
-        """A path for a new layer: `name` below the current scope, counted up where a layer has it already."""
-        # A scope and a value may share a name; the slash keeps the two apart in one table.
-        path, _, count = self._claim(f"{self._path(name)}/").partition("/")
-        return path + count
+    def _meet(self, path: str) -> str:
+        """`path`, or the first of `path_1`, `path_2` ... that was not met; it is now."""
+        free, count = path, 0
+        while free in self._met:
+            count += 1
+            free = f"{path}_{count}"
+        self._met.add(free)
+        return free
 
     def _claim(self, name: str) -> str:
-        """`name`, or the first of `name_1`, `name_2` ... that is free."""
+        """`name`, or `name_1`, `name_2` ... where a value has it already."""
         while True:
             count = self._taken[name]
             self._taken[name] += 1
@@ -336,58 +367,3 @@ class GraphBuilder(Ops):
             functions=list(self.functions.values()),
             metadata_props=metadata,
         )
-
-
-def describe(value: ir.Value) -> str:
-    """`float32 (batch, 784)`: type and shape for an error."""
-    kind = value.dtype.numpy().name if value.dtype is not None else "?"
-    return f"{kind} {show_shape(value.shape)}"
-
-
-def show_shape(shape: ir.Shape | Sequence[Any] | None) -> str:
-    """`(batch, 3, ?)`: a shape as an error shows it."""
-    if shape is None:
-        return "(unknown rank)"
-    dims = [str(d) if isinstance(d, (int, str)) else (getattr(d, "value", None) or "?") for d in shape]
-    return f"({dims[0]},)" if len(dims) == 1 else f"({', '.join(dims)})"
-
-
-def _spell(array: np.ndarray[Any, Any]) -> str:
-    """A readable name for a constant: its type and, when short, its numbers."""
-    if array.size <= 4:
-        return f"{array.dtype.name}.{'x'.join(str(v) for v in array.ravel().tolist()) or 'empty'}"
-    return array.dtype.name
-
-
-def _parent(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def _attribute_value(attribute: ir.Attr) -> Any:
-    return attribute.value
-
-
-@functools.cache
-def _schema(op_type: str) -> onnx.defs.OpSchema:
-    try:
-        return onnx.defs.get_schema(op_type, OPSET, "")
-    except onnx.defs.SchemaError:
-        names = {s.name for s in onnx.defs.get_all_schemas() if s.domain == ""}
-        near = nearest(op_type, names)
-        raise GraphError(
-            f"ai.onnx has no operator {op_type!r} at opset {OPSET}", mend=f"Did you mean {near!r}?" if near else None
-        ) from None
-
-
-@functools.cache
-def _opset_imports() -> list[onnx.OperatorSetIdProto]:
-    return [onnx.helper.make_opsetid("", OPSET)]
-
-
-def _type_proto(value: ir.Value) -> onnx.TypeProto:
-    """The type of a value as onnx wants it; kept on the value, since a value is read by several nodes."""
-    proto = value.meta.get("type_proto")
-    if proto is None or value.meta.get("type_proto_of") != (value.type, str(value.shape)):
-        proto = ir.serde.serialize_value(value).type
-        value.meta["type_proto"], value.meta["type_proto_of"] = proto, (value.type, str(value.shape))
-    return proto  # type: ignore[no-any-return]  # meta holds anything

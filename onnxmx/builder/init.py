@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxmx.errors import unknown_name
+from onnxmx.errors import UsageError, unknown_name
 
 Array = np.ndarray[Any, Any]
 Initializer = Callable[[tuple[int, ...], np.random.Generator], Array]
@@ -74,7 +74,7 @@ def orthogonal(gain: float = 1.0) -> Initializer:
     """Orthogonal rows or columns, whichever are fewer, over (shape[0], the rest).   Source: Saxe et al. 2014."""
 
     def draw(shape: tuple[int, ...], random: np.random.Generator) -> Array:
-        rows, columns = shape[0], math.prod(shape[1:])
+        rows, columns = math.prod(shape[:1]), math.prod(shape[1:])
         q, r = np.linalg.qr(random.normal(size=(max(rows, columns), min(rows, columns))))
         q = q * np.sign(np.diag(r))  # makes the distribution uniform (Mezzadri 2007)
         return (gain * (q if rows >= columns else q.T)).reshape(shape)
@@ -94,19 +94,31 @@ NAMED: dict[str, Callable[[], Initializer]] = {
 }
 
 
-def get(init: str | Initializer) -> Initializer:
-    """An initializer by name, or as it is. Raises UsageError for an unknown name."""
-    if not isinstance(init, str):
-        return init
-    if init not in NAMED:
-        raise unknown_name("initializer", init, NAMED)
-    return NAMED[init]()
+def get(init: str | Initializer, *, at: str | None = None) -> Initializer:
+    """An initializer by name, or as it is. `init.he`, not called, is `init.he()`.
+
+    at: the user's line, for the error. Raises UsageError for an unknown name or what is no initializer.
+    """
+    if isinstance(init, str):
+        if init not in NAMED:
+            raise unknown_name("initializer", init, NAMED, at=at)
+        return NAMED[init]()
+    factory: Any = init
+    if factory in NAMED.values():
+        return NAMED[factory.__name__]()
+    if not callable(init):
+        raise UsageError(
+            f"an initializer expected to be a name or a function of (shape, random); found {init!r}",
+            at=at,
+            mend=f"There are: {', '.join(NAMED)}; a number is init.constant(number).",
+        )
+    return init
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """How many inputs feed one unit, and how many units one input feeds."""
-    if len(shape) == 1:
-        return shape[0], shape[0]
+    if len(shape) < 2:
+        return math.prod(shape), math.prod(shape)
     if len(shape) == 2:
         return shape[0], shape[1]
     kernel = math.prod(shape[2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -14,14 +15,20 @@ import onnx
 import onnx.version_converter
 import onnx_ir as ir
 
-from onnxmx.builder.graph import IR_VERSION, OPSET, Dim, GraphBuilder, Value, show_shape
+from onnxmx.builder.external import read_external
+from onnxmx.builder.graph import GraphBuilder
+from onnxmx.builder.inference import IR_VERSION, OPSET
+from onnxmx.builder.layers.base import Layer
 from onnxmx.builder.session import open_session
-from onnxmx.builder.summary import Summary, summarize
-from onnxmx.errors import DataError, GraphError, ModelFileError, UsageError
+from onnxmx.builder.source import line_of, user_line
+from onnxmx.builder.summary import Summary, real_inputs, summarize
+from onnxmx.builder.values import Dim, Value, dims, show_shape
+from onnxmx.errors import DataError, GraphError, ModelFileError, UsageError, unknown_name
 from onnxmx.files import write_atomic
 
 Array = np.ndarray[Any, Any]
 _TRAINABLE = "onnxmx.trainable"
+_MEND_FILE = "The file may be damaged: copy or export it again."
 
 
 @dataclass(frozen=True)
@@ -37,10 +44,10 @@ InputSpec = Input | Sequence[Dim]
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a graph as it is outside: name, shape (None where unknown) and element type."""
+    """An input or output of a graph as it is outside: name, shape (None where its rank is unknown), element type."""
 
     name: str
-    shape: tuple[Dim, ...]
+    shape: tuple[Dim, ...] | None
     dtype: np.dtype[Any]
 
 
@@ -56,35 +63,80 @@ def build(net: Callable[..., Any], *, seed: int = 0, **inputs: InputSpec) -> Mod
     """
     if not inputs:
         raise UsageError(
-            "build expected at least one input; found none", mend='For example image=("batch", 1, 28, 28).'
+            "build expected at least one input; found none",
+            at=user_line(),
+            mend='For example image=("batch", 1, 28, 28).',
         )
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise UsageError(
+            f"seed expected a whole number of 0 or more; found {seed!r}", at=user_line(), mend="For example seed=1."
+        )
+    _check_net(net, list(inputs))
     g = GraphBuilder()
-    g.seed = seed
+    g.seed = int(seed)
     values = []
     for name, spec in inputs.items():
         spec = spec if isinstance(spec, Input) else Input(spec)
-        values.append(g.input(name, spec.shape, ir.DataType.from_numpy(np.dtype(spec.dtype))))
-    result = net._call("", *values) if hasattr(net, "_call") else net(*values)
+        values.append(g.input(name, spec.shape, _data_type(name, spec.dtype)))
+    result = net._call("", *values) if isinstance(net, Layer) else net(*values)
     results = result if isinstance(result, dict) else {"output": result}
+    if not results or not all(isinstance(v, Value) for v in results.values()):
+        raise GraphError(
+            f"the model expected to return a graph value or a dict of them; found {result!r}",
+            at=net._source if isinstance(net, Layer) else line_of(net),
+            mend="End the function with `return y`.",
+        )
     for name, value in results.items():
-        if not isinstance(value, Value):
-            raise GraphError(f"the model's {name!r} expected a graph value; found {value!r}")
         g.output(value, name)
     trainable = [v.name for v in g.graph.initializers.values() if v.meta.get("trainable")]
     return Model(g.model({_TRAINABLE: json.dumps(trainable)}))
+
+
+def _check_net(net: Any, inputs: list[str]) -> None:
+    if isinstance(net, type) or not callable(net):
+        raise UsageError(
+            f"build expected a layer or a function of graph values; found {net!r}",
+            at=user_line(),
+            mend=f"Write {net.__name__}(...)."
+            if isinstance(net, type)
+            else "For example build(Dense(10), x=('batch', 4)).",
+        )
+    if isinstance(net, Layer):
+        return  # it checks its own arguments
+    try:
+        inspect.signature(net).bind(*inputs)
+    except TypeError as error:
+        raise UsageError(
+            f"the model function expected its parameters {inspect.signature(net)} as inputs; found {inputs}: {error}",
+            at=line_of(net),
+            mend="Give build(...) one input for each.",
+        ) from None
+    except ValueError:
+        return  # a function in C says nothing of its parameters
+
+
+def _data_type(name: str, dtype: str) -> ir.DataType:
+    try:
+        return ir.DataType.from_numpy(np.dtype(dtype))
+    except TypeError:
+        raise UsageError(
+            f"input {name!r} expected an element type such as 'float32' or 'int64'; found {dtype!r}",
+            at=user_line(),
+            mend="Any numeric type of numpy will do.",
+        ) from None
 
 
 class Model:
     """An ONNX graph with its parameters.
 
     ir: the `onnx_ir.Model` itself.
-    inputs, outputs: what it takes and gives, by name.
+    inputs, outputs: what it takes and gives, a Port by name.
     metadata: what the product adds to the file (`onnxmx.*`), as strings.
     """
 
     def __init__(self, model: ir.Model) -> None:
         self.ir = model
-        self.inputs = {p.name: p for p in map(_port, _real_inputs(model.graph))}
+        self.inputs = {p.name: p for p in map(_port, real_inputs(model.graph))}
         self.outputs = {p.name: p for p in map(_port, model.graph.outputs)}
         self.metadata = model.metadata_props
         self._session: Any = None
@@ -100,7 +152,7 @@ class Model:
     def trainable(self) -> list[str]:
         """The names of the parameters that training changes."""
         if _TRAINABLE in self.metadata:
-            return list(json.loads(self.metadata[_TRAINABLE]))
+            return _names(self.metadata[_TRAINABLE])
         statistics = {
             v.name
             for node in self.ir.graph
@@ -111,12 +163,11 @@ class Model:
         return [name for name in self._parameter_values() if name not in statistics]
 
     def _parameter_values(self) -> dict[str, ir.Value]:
-        floats = {
+        return {
             name: value
             for name, value in self.ir.graph.initializers.items()
             if value.dtype == ir.DataType.FLOAT and not name.startswith("const.")
         }
-        return floats
 
     def with_parameters(self, arrays: dict[str, Array]) -> Model:
         """A copy with other numbers. arrays: some or all parameters, each of its own shape, float32."""
@@ -124,32 +175,59 @@ class Model:
         values = copy._parameter_values()
         for name, array in arrays.items():
             if name not in values:
-                raise UsageError(f"the model has no parameter {name!r}", mend=f"It has: {', '.join(values)}.")
-            found, expected = np.shape(array), tuple(values[name].shape or ())
-            if found != expected:
-                raise UsageError(f"parameter {name!r} expected shape {show_shape(expected)}; found {show_shape(found)}")
-            values[name].const_value = ir.Tensor(np.ascontiguousarray(array, np.float32), name=name)
+                raise unknown_name("parameter", name, values)
+            given, expected = np.asarray(array), tuple(values[name].shape or ())
+            if given.shape != expected or not np.can_cast(given.dtype, np.float32, "same_kind"):
+                raise UsageError(
+                    f"parameter {name!r} expected float32 {show_shape(expected)}; "
+                    f"found {given.dtype} {show_shape(given.shape)}",
+                    mend="Its shape is part of the graph: build a model of that size instead.",
+                )
+            # asarray and copy: ascontiguousarray would make a vector of a scalar.
+            values[name].const_value = ir.Tensor(np.asarray(given, np.float32).copy(), name=name)
         return copy
 
     # --- running
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run on ONNX Runtime. Arrays by position or by input name; returns an array, or a dict of several by name."""
+        """Run on ONNX Runtime. Arrays by position or by input name; returns an array, or a dict of several by name.
+
+        Raises DataError where the arrays do not fit the inputs.
+        """
         feeds = self._feeds(args, kwargs)
         if self._session is None:
             self._session = open_session(self.to_bytes())
-        results = self._session.run(list(self.outputs), feeds)
+        try:
+            results = self._session.run(list(self.outputs), feeds)
+        except Exception as error:  # onnxruntime has no common base for what it raises here
+            raise DataError(
+                f"expected inputs that the model can compute; ONNX Runtime found: {_first_line(error)}",
+                mend="Check the values: an index may be out of range.",
+            ) from error
         return results[0] if len(results) == 1 else dict(zip(self.outputs, results, strict=True))
 
     def _feeds(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Array]:
         given = dict(zip(self.inputs, args, strict=False)) | kwargs
         if len(args) + len(kwargs) != len(self.inputs) or set(given) != set(self.inputs):
-            raise DataError(f"the model expected the inputs {list(self.inputs)}; found {len(args)} and {list(kwargs)}")
-        return {name: check_array(self.inputs[name], np.asarray(x)) for name, x in given.items()}
+            raise DataError(
+                f"the model expected the inputs {list(self.inputs)}; found {len(args)} by position and {list(kwargs)}",
+                mend="Give each input once, by its place or by its name.",
+            )
+        feeds = {name: check_array(self.inputs[name], x) for name, x in given.items()}
+        sizes: dict[str, int] = {}
+        for name, array in feeds.items():
+            for dim, size in zip(self.inputs[name].shape or (), array.shape, strict=False):
+                if isinstance(dim, str) and sizes.setdefault(dim, size) != size:
+                    raise DataError(
+                        f"input {name!r} expected {dim} = {sizes[dim]}, as before it; found {size}",
+                        mend="A named dimension has one size in all inputs.",
+                    )
+        return feeds
 
     # --- files
     def to_bytes(self) -> bytes:
         """The file's bytes. The same model gives the same bytes."""
-        return self.to_proto().SerializeToString(deterministic=True)
+        data: bytes = self.to_proto().SerializeToString(deterministic=True)
+        return data
 
     def to_proto(self) -> onnx.ModelProto:
         """The model as `onnx.ModelProto`, checked in full."""
@@ -168,67 +246,99 @@ def load(path: str | os.PathLike[str]) -> Model:
     """Load a model from an ONNX file. Raises ModelFileError where it is missing, damaged or not ONNX."""
     path = Path(path)
     if not path.is_file():
-        raise ModelFileError(f"no model file at {path}", mend="Check the path, or train a model first: onnxmx train.")
+        raise ModelFileError(
+            f"expected a model file at {path}; found {'a folder' if path.is_dir() else 'nothing'}",
+            mend="Check the path, or train a model first: onnxmx train.",
+        )
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ModelFileError(f"cannot read {path}: {error.strerror}") from error
-    return from_bytes(data, str(path))
+        raise ModelFileError(
+            f"cannot read {path}: {error.strerror}", mend="Check the permissions of the file."
+        ) from error
+    return _read(data, str(path), path.parent)
 
 
 def from_bytes(data: bytes, what: str = "the model") -> Model:
-    """Load a model from the bytes of an ONNX file; `what` names it in errors."""
+    """Load a model from the bytes of an ONNX file; `what` names it in errors. Raises ModelFileError."""
+    return _read(data, what, None)
+
+
+def _read(data: bytes, what: str, folder: Path | None) -> Model:
+    """folder: where weights that the file keeps beside itself are; None where there is no such place."""
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError has moved between its releases
-        raise ModelFileError(f"{what} is not an ONNX file: {error}") from error
+        raise ModelFileError(f"{what} is not an ONNX file: {error}", mend=_MEND_FILE) from error
     if not proto.HasField("graph") or not proto.graph.output:
-        raise ModelFileError(f"{what} is not an ONNX file: it holds no graph")
+        raise ModelFileError(f"{what} is not an ONNX file: it holds no graph", mend=_MEND_FILE)
+    read_external(proto, what, folder)
     try:
-        versions = {o.domain: o.version for o in proto.opset_import}
+        versions = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in proto.opset_import}
         if versions.get("", OPSET) != OPSET:
-            proto = onnx.version_converter.convert_version(proto, OPSET)
+            proto = onnx.version_converter.convert_version(check(proto, what), OPSET)
         proto.ir_version = min(proto.ir_version, IR_VERSION)
-        return Model(ir.from_proto(check(proto, what)))
+        model = Model(ir.from_proto(check(proto, what)))
+        model.parameters(), model.trainable, model.summary()  # what is damaged shows now, not at the first use
     except ModelFileError:
         raise
     except Exception as error:  # the version converter and the reader raise what they meet
-        raise ModelFileError(f"{what} cannot be read as ONNX opset {OPSET}: {_first_line(error)}") from error
+        raise ModelFileError(
+            f"{what} cannot be read as ONNX opset {OPSET}: {_first_line(error)}", mend=_MEND_FILE
+        ) from error
+    return model
 
 
 def check(proto: onnx.ModelProto, what: str = "the model") -> onnx.ModelProto:
     """`proto`, once the ONNX checker has passed it in full. Raises ModelFileError."""
     try:
         onnx.checker.check_model(proto, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ModelFileError(f"{what} is not valid ONNX: {_first_line(error)}") from error
+    except Exception as error:  # ValidationError, InferenceError, ValueError, RuntimeError: by what is wrong
+        raise ModelFileError(f"{what} is not valid ONNX: {_first_line(error)}", mend=_MEND_FILE) from error
     return proto
 
 
-def check_array(port: Port, x: Array) -> Array:
+def check_array(port: Port, x: Any) -> Array:
     """`x` as the input `port` takes it. Raises DataError where shape or element type do not fit."""
-    fits = len(x.shape) == len(port.shape) and all(
-        not isinstance(d, int) or d == n for d, n in zip(port.shape, x.shape, strict=True)
+    try:
+        array = np.asarray(x)
+    except ValueError as error:  # rows of different lengths
+        raise DataError(
+            f"input {port.name!r} expected an array; found {type(x).__name__}: {error}",
+            mend="Give all rows one length.",
+        ) from error
+    shape = array.shape if port.shape is None else port.shape
+    fits = len(array.shape) == len(shape) and all(
+        not isinstance(d, int) or d == n for d, n in zip(shape, array.shape, strict=True)
     )
     if not fits:
-        raise DataError(f"input {port.name!r} expected shape {show_shape(port.shape)}; found {show_shape(x.shape)}")
-    if not np.can_cast(x.dtype, port.dtype, "same_kind"):
-        raise DataError(f"input {port.name!r} expected {port.dtype}; found {x.dtype}")
-    return np.ascontiguousarray(x, port.dtype)
-
-
-def _real_inputs(graph: ir.Graph) -> list[ir.Value]:
-    """The inputs that a caller must give: old files list their initializers among the inputs too."""
-    return [v for v in graph.inputs if v.name not in graph.initializers]
+        raise DataError(
+            f"input {port.name!r} expected shape {show_shape(shape)}; found {show_shape(array.shape)}",
+            mend="Reshape the array; a single sample needs a first dimension of 1.",
+        )
+    if not np.can_cast(array.dtype, port.dtype, "same_kind"):
+        raise DataError(
+            f"input {port.name!r} expected {port.dtype}; found {array.dtype}",
+            mend=f"Use array.astype({str(port.dtype)!r}).",
+        )
+    return np.asarray(array, port.dtype, order="C")
 
 
 def _port(value: ir.Value) -> Port:
-    dims: tuple[Dim, ...] = ()
-    if value.shape is not None:
-        dims = tuple(d if isinstance(d, int) else d.value for d in value.shape)
     dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
-    return Port(value.name or "", dims, dtype)
+    return Port(value.name or "", None if value.shape is None else dims(value.shape), dtype)
+
+
+def _names(text: str) -> list[str]:
+    """A list of names from a file's metadata. Raises ModelFileError."""
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise ModelFileError(f"{_TRAINABLE} expected a list of names; found {text[:80]!r}", mend=_MEND_FILE)
+    return names
 
 
 def _first_line(error: Exception) -> str:

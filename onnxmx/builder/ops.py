@@ -6,6 +6,7 @@ element type. What an operator means is said once, in the ONNX specification; on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +140,18 @@ class Ops:
         return self.op("Reshape", x, self._dims(dims))
 
     def reshape_like(self, x: Arg, like: ir.Value) -> Value:
-        return self.op("Reshape", x, self.shape_of(like, rest=True))
+        """`x` in the shape of `like`, of which it has as many elements."""
+        out = self.op("Reshape", x, self.shape_of(like, rest=True))
+        if like.shape is not None:
+            out.shape = ir.Shape(like.shape)
+        return out
+
+    def expand_like(self, x: Arg, like: ir.Value) -> Value:
+        """`x` broadcast to the shape of `like`."""
+        out = self.op("Expand", x, self.shape_of(like))
+        if like.shape is not None:
+            out.shape = ir.Shape(like.shape)
+        return out
 
     def expand(self, x: Arg, shape: Sequence[int] | ir.Value) -> Value:
         return self.op("Expand", x, self._dims(shape))
@@ -194,16 +206,17 @@ class Ops:
         assert x.shape is not None
         dims = [x.shape[a] for a in axes]
         if all(isinstance(d, int) for d in dims):
-            return self.constant(int(np.prod([int(d) for d in dims if isinstance(d, int)], dtype=np.int64)), x.dtype)
+            return self.constant(math.prod(d for d in dims if isinstance(d, int)), x.dtype)
         sizes = self.gather(self.op("Shape", x), np.array(axes, np.int64))
         return self.cast_like(self.reduce_prod(sizes, keepdims=False), x)
 
     def _axes(self, axes: Sequence[int] | None) -> Value | None:
         return None if axes is None else self._dims(axes)
 
-    def _dims(self, dims: Sequence[int] | ir.Value) -> Any:
-        return dims if isinstance(dims, ir.Value) else self.constant(np.array(dims, np.int64))
+    def _dims(self, dims: Sequence[int] | ir.Value) -> Value:
+        if isinstance(dims, ir.Value):
+            return dims  # type: ignore[return-value]  # a builder's values are Values
+        return self.constant(np.array(dims, np.int64))
 
     def _only(self, xs: tuple[Arg, ...]) -> Value:
-        (x,) = xs
-        return x  # type: ignore[return-value]  # the sum of one value is that value
+        return xs[0]  # type: ignore[return-value]  # the sum of one value is that value

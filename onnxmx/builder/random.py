@@ -16,10 +16,15 @@ from onnxmx.builder.ops import FLOAT, INT32, UINT32
 _GOLDEN = np.uint32(0x9E3779B9)
 
 
-def hash32(g: GraphBuilder, x: ir.Value) -> Value:
-    """x: uint32, any shape.  Returns uint32 of that shape, each element hashed."""
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = g.mul(_fold(g, x, shift), np.uint32(factor))
+def hash32(g: GraphBuilder, x: ir.Value, between: ir.Value | None = None) -> Value:
+    """x: uint32, any shape.  Returns uint32 of that shape, each element hashed.
+
+    between: a second key, a uint32 scalar added between the two rounds.
+    """
+    x = g.mul(_fold(g, x, 16), np.uint32(0x7FEB352D))
+    if between is not None:
+        x = g.add(x, between)
+    x = g.mul(_fold(g, x, 15), np.uint32(0x846CA68B))
     return _fold(g, x, 16)
 
 
@@ -36,7 +41,9 @@ def uniform_int31(g: GraphBuilder, count: ir.Value, word: ir.Value) -> Value:
     """`count` (int64 scalar) integers, uniform in [0, 2^31), as int32; `word` is a `key`."""
     # Range has no uint32 kernel; int32 holds every position of a tensor below 2^31 elements.
     position = g.cast(g.range(np.int32(0), g.cast(count, INT32), np.int32(1)), UINT32)
-    bits = hash32(g, g.add(position, word))
+    # The key goes in twice: added to the position alone, two keys d apart would draw the
+    # same numbers, d apart.
+    bits = hash32(g, g.add(position, word), g.mul(word, _GOLDEN))
     return g.cast(g.op("BitShift", bits, np.uint32(1), direction="RIGHT"), INT32)
 
 
@@ -48,7 +55,7 @@ def keep_mask(g: GraphBuilder, x: ir.Value, ratio: ir.Value | float, word: ir.Va
     scaled = g.mul(g.cast(keep, ir.DataType.DOUBLE), np.float64(2**31))
     limit = g.cast(g.min(scaled, np.float64(2**31 - 1)), INT32)
     mask = g.cast(g.less(draws, limit), FLOAT)
-    return g.reshape(g.div(mask, keep), g.op("Shape", x))
+    return g.reshape_like(g.div(mask, keep), x)
 
 
 def _fold(g: GraphBuilder, x: ir.Value, shift: int) -> Value:

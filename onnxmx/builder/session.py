@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxmx.errors import GraphError, MissingExtraError, OnnxmxError, UsageError
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 
 def runtime() -> Any:
@@ -26,8 +23,8 @@ def open_session(
     threads: int | None = None,
     provider: str = "cpu",
     dims: dict[str, int] | None = None,
-) -> onnxruntime.InferenceSession:
-    """A session for a serialized model.
+) -> Any:
+    """An `onnxruntime.InferenceSession` for a serialized model.
 
     threads: worker threads inside an operator; by default the cores of this machine.
     provider: "cpu" or "cuda".
@@ -47,13 +44,16 @@ def open_session(
     except OnnxmxError:
         raise
     except Exception as error:  # onnxruntime has no common base for what it raises here
-        raise GraphError(f"ONNX Runtime refused the graph: {error}") from error
+        raise GraphError(
+            f"expected a graph that ONNX Runtime {ort.__version__} can run; it refused this one: {error}",
+            mend="A newer onnxruntime may know its operators.",
+        ) from error
 
 
 def _providers(ort: Any, provider: str) -> list[str]:
     wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(provider)
     if wanted is None:
-        raise UsageError(f"provider expected 'cpu' or 'cuda'; found {provider!r}")
+        raise UsageError(f"provider expected 'cpu' or 'cuda'; found {provider!r}", mend="Use one of the two.")
     if wanted not in ort.get_available_providers():
         raise MissingExtraError("onnxruntime-gpu", "gpu", "The CUDA provider")
     return [wanted] if provider == "cpu" else [wanted, "CPUExecutionProvider"]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+import sysconfig
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
 # The zoo is written in the DSL as a user would write it: its lines are worth pointing at.
 _ZOO = _PACKAGE + "models" + os.sep
-_INTERNAL_PREFIXES = ("<", sys.prefix, sys.base_prefix)
+_LIBRARIES = tuple(sysconfig.get_path(kind) + os.sep for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 def user_line() -> str | None:
@@ -20,17 +24,24 @@ def user_line() -> str | None:
     """
     frame = sys._getframe(1)
     while frame is not None:
-        file = frame.f_code.co_filename
-        if file.startswith(_ZOO) or not (file.startswith(_PACKAGE) or _is_library(file)):
-            return f"{_short(file)}:{frame.f_lineno}"
+        if _is_user_code(frame.f_code.co_filename):
+            return f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]  # the outermost frame's f_back is None, which ends the loop
     return None
 
 
-def _is_library(file: str) -> bool:
-    return file.startswith("<") or (
-        file.startswith(_INTERNAL_PREFIXES) and ("site-packages" in file or "/lib/" in file)
-    )
+def line_of(function: Callable[..., Any]) -> str | None:
+    """`file:line` where a function of the user's was written, or None where that is not known."""
+    code = getattr(function, "__code__", None)
+    return f"{_short(code.co_filename)}:{code.co_firstlineno}" if code is not None else None
+
+
+@functools.cache
+def _is_user_code(file: str) -> bool:
+    if file.startswith(_ZOO):
+        return True
+    library = file.startswith(_LIBRARIES) or "site-packages" in file or "dist-packages" in file
+    return not (library or file.startswith(("<", _PACKAGE)))  # "<string>": what dataclasses generate
 
 
 def _short(file: str) -> str:

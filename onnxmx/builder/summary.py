@@ -8,7 +8,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxmx.builder.graph import show_shape
+from onnxmx.builder.values import show_shape
+
+# What only moves, copies or renames: no floating-point operation.
+_MOVES = {"Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Slice", "Pad", "Gather", "Expand",
+          "Identity", "Dropout", "Shape", "Size", "Constant", "Cast"}  # fmt: skip
 
 
 @dataclass
@@ -65,7 +69,7 @@ def summarize(model: ir.Model, trainable: set[str]) -> Summary:
     """Group the nodes of a model by the layer that their names follow."""
     rows: dict[str, Row] = {}
     seen: set[str] = set()
-    activation_bytes = 0
+    activation_bytes = 0.0
     graph = model.graph
     for node in graph:
         row = rows.setdefault(_layer(node), Row(_layer(node)))
@@ -78,10 +82,10 @@ def summarize(model: ir.Model, trainable: set[str]) -> Summary:
             if value is not None and _is_parameter(value) and (value.name or "") not in seen:
                 seen.add(value.name or "")
                 row.parameters += _elements(value.shape)
-    total = sum(r.parameters for r in rows.values())
+    total = sum(_elements(v.shape) for v in graph.initializers.values() if _is_parameter(v))
     return Summary(
         rows=list(rows.values()),
-        inputs={v.name or "": show_shape(v.shape) for v in graph.inputs},
+        inputs={v.name or "": show_shape(v.shape) for v in real_inputs(graph)},
         outputs={v.name or "": show_shape(v.shape) for v in graph.outputs},
         parameters=total,
         trainable=sum(_elements(v.shape) for n, v in graph.initializers.items() if n in trainable),
@@ -89,6 +93,11 @@ def summarize(model: ir.Model, trainable: set[str]) -> Summary:
         parameter_bytes=4 * total,
         activation_bytes=int(activation_bytes),
     )
+
+
+def real_inputs(graph: ir.Graph) -> list[ir.Value]:
+    """The inputs that a caller must give: old files list their initializers among the inputs too."""
+    return [v for v in graph.inputs if v.name not in graph.initializers]
 
 
 def _layer(node: ir.Node) -> str:
@@ -101,19 +110,19 @@ def _is_parameter(value: ir.Value) -> bool:
 
 def _elements(shape: ir.Shape | None) -> int:
     """Elements of one sample: an unknown dimension counts as one."""
-    return math.prod(d if isinstance(d, int) else 1 for d in shape) if shape is not None else 0
+    return math.prod(d for d in shape if isinstance(d, int)) if shape is not None else 0
 
 
 def _flops(node: ir.Node) -> int:
     """Floating-point operations of one sample: two a multiply-add for matrix products, one an element otherwise."""
     out = _elements(node.outputs[0].shape)
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
-    if weight is None or weight.shape is None:
-        return out
-    if node.op_type == "Conv":
-        return 2 * out * math.prod(d for d in weight.shape[1:] if isinstance(d, int))
-    if node.op_type in ("Gemm", "MatMul"):
-        x = node.inputs[0]
-        inner = x.shape[-1] if x is not None and x.shape is not None else 1
+    if node.op_type in _MOVES:
+        return 0
+    weight = node.inputs[1].shape if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    if node.op_type == "Conv" and weight is not None:
+        return 2 * out * _elements(ir.Shape(weight[1:]))
+    if node.op_type in ("Gemm", "MatMul") and weight:
+        across = "transB" in node.attributes and node.attributes["transB"].as_int() == 1
+        inner = weight[-1] if across or len(weight) == 1 else weight[-2]
         return 2 * out * (inner if isinstance(inner, int) else 1)
     return out

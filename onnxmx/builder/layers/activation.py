@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 
 from onnxmx.builder.graph import Value
 from onnxmx.builder.layers.base import Layer
-from onnxmx.errors import unknown_name
+from onnxmx.errors import GraphError, UsageError, unknown_name
 
 ActivationFunction = Callable[[Value], Value]
 
@@ -71,11 +71,23 @@ def activate(x: Value, activation: str | ActivationFunction | None) -> Value:
     """`x` through an activation: a name, a function of a value, or None for none. UsageError for an unknown name."""
     if activation is None:
         return x
-    if not isinstance(activation, str):
-        return activation(x)
-    if activation not in ACTIVATIONS:
-        raise unknown_name("activation", activation, ACTIVATIONS)
-    return ACTIVATIONS[activation](x)
+    at = x.builder.source()
+    if isinstance(activation, str):
+        if activation not in ACTIVATIONS:
+            raise unknown_name("activation", activation, ACTIVATIONS, at=at)
+        return ACTIVATIONS[activation](x)
+    if not callable(activation):
+        raise UsageError(
+            f"an activation expected to be a name or a function of a value; found {activation!r}",
+            at=at,
+            mend=f"There are: {', '.join(ACTIVATIONS)}.",
+        )
+    y = activation(x)
+    if not isinstance(y, Value):
+        raise GraphError(
+            f"an activation expected to return a value; found {y!r}", at=at, mend="Give a function such as layers.relu."
+        )
+    return y
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,6 @@ class Activation(Layer):
     """y = activation(x), by name or any function of a value.   x, y: any shape"""
 
     activation: str | ActivationFunction
-    _: KW_ONLY
 
     def forward(self, x: Value) -> Value:
         return activate(x, self.activation)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value, describe
-from onnxmx.builder.source import user_line
-from onnxmx.errors import ShapeError
+from onnxmx.builder.literals import is_size
+from onnxmx.builder.source import line_of, user_line
+from onnxmx.errors import GraphError, ShapeError, UsageError
 
 if TYPE_CHECKING:
     from onnxmx.builder.model import InputSpec, Model
@@ -37,8 +39,13 @@ class Layer:
         object.__setattr__(layer, "_source", user_line())
         return layer
 
-    def forward(self, *xs: Value) -> Value:
-        raise NotImplementedError(f"{type(self).__name__} needs a forward(self, x)")
+    def forward(self, *args: Any, **kwargs: Any) -> Value:
+        """The maths: takes graph values, returns one."""
+        raise GraphError(
+            f"{type(self).__name__} expected a method forward(self, x); found none",
+            at=self._source,
+            mend="Write one that returns a graph value.",
+        )
 
     def __call__(self, *xs: Value) -> Value:
         """Add this layer to the graph that `xs` belong to."""
@@ -46,11 +53,38 @@ class Layer:
 
     def _call(self, name: str, *xs: Value) -> Value:
         kind = type(self).__name__
-        own = type(self).__module__.startswith("onnxmx.builder.")
+        self._check_arguments(xs)
+        own = type(self).forward.__module__.startswith("onnxmx.builder.")
         # In a layer of the user's own the line inside its forward says more than the line that made the layer.
         source = self._source if own else None
-        with xs[0].builder.layer_scope(self, name, source=source, kind=kind):
-            return self.forward(*xs)
+        with xs[0].builder.layer_scope(self, name, source=source, kind=kind, given=self.name is not None) as path:
+            y = self.forward(*xs)
+        if y is None:
+            raise GraphError(
+                f"{kind} {path!r} expected its forward to return a graph value; found None",
+                at=line_of(type(self).forward) or self._source,
+                mend="End forward with `return y`.",
+            )
+        return y
+
+    def _check_arguments(self, xs: tuple[Any, ...]) -> None:
+        kind = type(self).__name__
+        if wrong := [x for x in xs if not isinstance(x, Value)]:
+            raise UsageError(
+                f"{kind} expected graph values; found {type(wrong[0]).__name__}",
+                at=user_line(),
+                mend="To run on arrays, build a model first: model = net.build(x=(...)); model(array).",
+            )
+        try:
+            inspect.signature(self.forward).bind(*xs)
+        except TypeError as error:
+            raise UsageError(
+                f"{kind} expected the inputs of its forward{inspect.signature(self.forward)}; found {len(xs)}: {error}",
+                at=user_line(),
+                mend="Call it with as many values.",
+            ) from None
+        if not xs:
+            raise UsageError(f"{kind} expected a graph value; found none", at=user_line(), mend="Call it as layer(x).")
 
     def build(self, *, seed: int = 0, **inputs: InputSpec) -> Model:
         """This layer as a whole model. See `onnxmx.build`."""
@@ -60,6 +94,31 @@ class Layer:
 
     _source: ClassVar[str | None] = None
 
+    # --- what a constructor checks, at the line that wrote the layer
+    def _check_sizes(self, *names: str) -> None:
+        """The fields must be positive integers; numpy's become Python's."""
+        for name in names:
+            value = getattr(self, name)
+            if not is_size(value):
+                raise self._wrong(name, "a positive integer", value)
+            object.__setattr__(self, name, int(value))
+
+    def _check_pairs(self, *names: str) -> None:
+        """The fields must be positive integers or pairs of them; a list becomes a tuple."""
+        for name in names:
+            value = getattr(self, name)
+            both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+            if len(both) != 2 or not all(is_size(v) for v in both):
+                raise self._wrong(name, "a positive integer or two of them", value)
+            object.__setattr__(self, name, int(value) if is_size(value) else tuple(int(v) for v in both))
+
+    def _wrong(self, name: str, expected: str, found: object) -> UsageError:
+        return UsageError(
+            f"{type(self).__name__} expected {name} as {expected}; found {found!r}",
+            at=self._source,
+            mend=f"Give {name} a number of 1 or more.",
+        )
+
     # --- what a forward checks
     def _expect_rank(self, x: ir.Value, rank: int, layout: str) -> None:
         if x.shape is not None and len(x.shape) != rank:
@@ -67,7 +126,8 @@ class Layer:
 
     def _static_dim(self, x: ir.Value, axis: int, what: str, mend: str) -> int:
         """The size of `x` along `axis`, which must be a number."""
-        dim = x.shape[axis] if x.shape is not None and len(x.shape) >= abs(axis) else None
+        rank = len(x.shape) if x.shape is not None else 0
+        dim = x.shape[axis] if x.shape is not None and -rank <= axis < rank else None
         if not isinstance(dim, int):
             raise self._misfit(x, f"{what} that is known", mend)
         return dim

@@ -10,6 +10,7 @@ from onnxmx.builder import init
 from onnxmx.builder.graph import Value
 from onnxmx.builder.layers.activation import ActivationFunction, activate
 from onnxmx.builder.layers.base import Layer
+from onnxmx.builder.literals import is_size
 from onnxmx.errors import UsageError
 
 Pair = int | tuple[int, int]
@@ -38,6 +39,11 @@ class Conv2D(Layer):
     weight_init: str | init.Initializer = "he"
     bias_init: str | init.Initializer = "zeros"
 
+    def __post_init__(self) -> None:
+        self._check_sizes("channels", "groups")
+        self._check_pairs("kernel", "stride", "dilation")
+        _check_padding(self, self.padding)
+
     def forward(self, x: Value) -> Value:
         g = x.builder
         self._expect_rank(x, 4, _LAYOUT)
@@ -50,8 +56,8 @@ class Conv2D(Layer):
             )
         kernel, stride, dilation = pair(self.kernel), pair(self.stride), pair(self.dilation)
         pads = _pads(self, x, self.padding, kernel, stride, dilation)
-        w = g.parameter("weight", (self.channels, n_in // self.groups, *kernel), init.get(self.weight_init))
-        b = g.parameter("bias", (self.channels,), init.get(self.bias_init)) if self.bias else None
+        w = g.parameter("weight", (self.channels, n_in // self.groups, *kernel), self.weight_init)
+        b = g.parameter("bias", (self.channels,), self.bias_init) if self.bias else None
         y = g.conv(x, w, b, kernel_shape=kernel, strides=stride, dilations=dilation, group=self.groups, pads=pads)
         return activate(y, self.activation)
 
@@ -64,6 +70,9 @@ class MaxPool2D(Layer):
     _: KW_ONLY
     stride: Pair | None = None
     padding: Padding = "valid"
+
+    def __post_init__(self) -> None:
+        _check_window(self)
 
     def forward(self, x: Value) -> Value:
         return x.builder.op("MaxPool", x, **_window(self, x, self.size, self.stride, self.padding))
@@ -78,6 +87,9 @@ class AvgPool2D(Layer):
     stride: Pair | None = None
     padding: Padding = "valid"
 
+    def __post_init__(self) -> None:
+        _check_window(self)
+
     def forward(self, x: Value) -> Value:
         return x.builder.op("AveragePool", x, **_window(self, x, self.size, self.stride, self.padding))
 
@@ -91,9 +103,32 @@ class GlobalAvgPool2D(Layer):
         return x.builder.reduce_mean(x, (2, 3), keepdims=False)
 
 
+def _check_padding(layer: Layer, padding: Padding) -> None:
+    sides = padding if isinstance(padding, tuple) else (padding, padding)
+    if padding not in ("valid", "same") and not (len(sides) == 2 and all(is_size(p) or p == 0 for p in sides)):
+        raise UsageError(
+            f"{type(layer).__name__} expected padding 'valid', 'same' or a number of zeros; found {padding!r}",
+            at=layer._source,
+            mend="For example padding='same', padding=1 or padding=(1, 2).",
+        )
+
+
+def _check_window(layer: MaxPool2D | AvgPool2D) -> None:
+    layer._check_pairs("size", *(() if layer.stride is None else ("stride",)))
+    _check_padding(layer, layer.padding)
+    if not isinstance(layer.padding, str) and any(
+        p >= s for p, s in zip(pair(layer.padding), pair(layer.size), strict=True)
+    ):
+        raise UsageError(
+            f"{type(layer).__name__} expected less padding than its size {layer.size}; found {layer.padding}",
+            at=layer._source,
+            mend="A window that lies in the padding alone has no value.",
+        )
+
+
 def pair(x: Pair) -> list[int]:
     """`n` or `(n, m)` as `[n, m]`."""
-    return [x, x] if isinstance(x, int) else list(x)
+    return list(x) if isinstance(x, tuple) else [x, x]
 
 
 def _window(layer: Layer, x: Value, size: Pair, stride: Pair | None, padding: Padding) -> dict[str, Any]:
@@ -113,12 +148,8 @@ def _pads(
         pads = [0, 0, 0, 0]
     elif padding == "same":
         pads = _same_pads(layer, x, spans, stride)
-    elif isinstance(padding, str):
-        raise UsageError(
-            f"padding expected 'valid', 'same' or a number of zeros; found {padding!r}", at=x.builder.source()
-        )
     else:
-        pads = pair(padding) * 2
+        pads = pair(padding) * 2  # type: ignore[arg-type]  # _check_padding lets no other name through
     for axis, span in enumerate(spans):
         dim = x.shape[axis + 2] if x.shape is not None else None
         if isinstance(dim, int) and dim + pads[axis] + pads[axis + 2] < span:

@@ -21,13 +21,16 @@ class Dense(Layer):
     weight_init: str | init.Initializer = "he"
     bias_init: str | init.Initializer = "zeros"
 
+    def __post_init__(self) -> None:
+        self._check_sizes("units")
+
     def forward(self, x: Value) -> Value:
         g = x.builder
         n_in = self._static_dim(
             x, -1, "a last dimension", "Add Flatten() before it, or give the input's size in build(...)."
         )
-        w = g.parameter("weight", (n_in, self.units), init.get(self.weight_init))
-        b = g.parameter("bias", (self.units,), init.get(self.bias_init)) if self.bias else None
+        w = g.parameter("weight", (n_in, self.units), self.weight_init)
+        b = g.parameter("bias", (self.units,), self.bias_init) if self.bias else None
         if x.shape is not None and len(x.shape) == 2:
             y = g.gemm(x, w, b)
         else:

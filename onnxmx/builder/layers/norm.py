@@ -9,6 +9,7 @@ import numpy as np
 from onnxmx.builder import init
 from onnxmx.builder.graph import Value
 from onnxmx.builder.layers.base import Layer
+from onnxmx.builder.literals import is_number
 from onnxmx.errors import UsageError
 
 
@@ -24,6 +25,18 @@ class BatchNorm(Layer):
     _: KW_ONLY
     epsilon: float = 1e-5
     momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name, value, fits, range_ in (
+            ("epsilon", self.epsilon, is_number(self.epsilon) and self.epsilon > 0, "positive"),
+            ("momentum", self.momentum, is_number(self.momentum) and 0 <= self.momentum <= 1, "in [0, 1]"),
+        ):
+            if not fits:
+                raise UsageError(
+                    f"BatchNorm expected a {name} that is a number {range_}; found {value!r}",
+                    at=self._source,
+                    mend="The defaults are epsilon=1e-5 and momentum=0.9.",
+                )
 
     def forward(self, x: Value) -> Value:
         g = x.builder
@@ -50,9 +63,9 @@ class Dropout(Layer):
     ratio: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.ratio < 1.0:
+        if not is_number(self.ratio) or not 0.0 <= self.ratio < 1.0:
             raise UsageError(
-                f"Dropout expected a ratio in [0, 1); found {self.ratio}",
+                f"Dropout expected a ratio in [0, 1); found {self.ratio!r}",
                 at=self._source,
                 mend="It is the share of elements that are dropped.",
             )

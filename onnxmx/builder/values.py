@@ -1,0 +1,82 @@
+"""Value: what operators take and return while a graph is built, and how errors show its type and shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from onnxmx.builder.graph import GraphBuilder
+    from onnxmx.builder.ops import Arg
+
+Dim = int | str | None
+"""One dimension of a shape: a number, the name of a symbolic dimension, or None for an unknown one."""
+
+
+class Value(ir.Value):
+    """A typed value in a graph under construction. Arithmetic on it adds nodes."""
+
+    builder: GraphBuilder
+
+    # numpy would otherwise take `array * value` apart, element by element, into an array of objects.
+    __array_ufunc__ = None
+
+    def __add__(self, other: Arg) -> Value:
+        return self.builder.add(self, other)
+
+    def __radd__(self, other: Arg) -> Value:
+        return self.builder.add(other, self)
+
+    def __sub__(self, other: Arg) -> Value:
+        return self.builder.sub(self, other)
+
+    def __rsub__(self, other: Arg) -> Value:
+        return self.builder.sub(other, self)
+
+    def __mul__(self, other: Arg) -> Value:
+        return self.builder.mul(self, other)
+
+    def __rmul__(self, other: Arg) -> Value:
+        return self.builder.mul(other, self)
+
+    def __truediv__(self, other: Arg) -> Value:
+        return self.builder.div(self, other)
+
+    def __rtruediv__(self, other: Arg) -> Value:
+        return self.builder.div(other, self)
+
+    def __pow__(self, other: Arg) -> Value:
+        return self.builder.pow(self, other)
+
+    def __rpow__(self, other: Arg) -> Value:
+        return self.builder.pow(other, self)
+
+    def __matmul__(self, other: Arg) -> Value:
+        return self.builder.matmul(self, other)
+
+    def __rmatmul__(self, other: Arg) -> Value:
+        return self.builder.matmul(other, self)
+
+    def __neg__(self) -> Value:
+        return self.builder.neg(self)
+
+
+def describe(value: ir.Value) -> str:
+    """`float32 (batch, 784)`: type and shape for an error."""
+    kind = value.dtype.numpy().name if value.dtype is not None else "?"
+    return f"{kind} {show_shape(value.shape)}"
+
+
+def show_shape(shape: ir.Shape | Sequence[Any] | None) -> str:
+    """`(batch, 3, ?)`: a shape as an error shows it."""
+    if shape is None:
+        return "(unknown rank)"
+    dims = [str(d) if isinstance(d, (int, str)) else str(getattr(d, "value", None) or "?") for d in shape]
+    return f"({dims[0]},)" if len(dims) == 1 else f"({', '.join(dims)})"
+
+
+def dims(shape: ir.Shape) -> tuple[Dim, ...]:
+    """A shape as plain numbers and names."""
+    return tuple(d if isinstance(d, int) else d.value for d in shape)
