@@ -45,7 +45,7 @@ class Loss:
 
 
 def softmax_cross_entropy(g: GraphBuilder, logits: ir.Value, label: ir.Value) -> Value:
-    """-log softmax(logits)[label], the mean over the batch.   logits: (batch, ..., classes)   label: (batch, ...) int64"""
+    """-log softmax(logits)[label], the mean over the batch.   logits: (batch, ..., classes)   label: (batch, ...)"""
     return g.neg(_mean_of_rows(g, g.mul(one_hot(g, label, logits), g.op("LogSoftmax", logits, axis=-1))))
 
 

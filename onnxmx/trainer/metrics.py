@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -50,6 +51,8 @@ def get(metric: str | Metric) -> Metric:
     return METRICS[metric]
 
 
-def default_for(loss: Loss) -> tuple[Metric, ...]:
-    """What is measured beside a loss when nothing else is asked for."""
-    return (METRICS["accuracy" if loss.classes else "mean_absolute_error"],)
+def chosen(measure: Sequence[str | Metric] | None, loss: Loss) -> list[Metric]:
+    """The metrics asked for; None stands for the one that goes with the loss."""
+    if measure is None:
+        return [METRICS["accuracy" if loss.classes else "mean_absolute_error"]]
+    return [get(m) for m in measure]

@@ -20,7 +20,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.builder.model import Model, check
+from onnxmx.builder.model import Model, Port, check
 from onnxmx.builder.ops import INT64
 from onnxmx.errors import CheckpointError, GradientError, ShapeError
 from onnxmx.files import sha256, write_atomic
@@ -87,7 +87,8 @@ def compile_step(
     Raises GradientError where an operator between the loss and a parameter has no rule.
     """
     g = GraphBuilder("step")
-    batch, label_value, rules = _batch(g, model, losses.get(loss), label)
+    rules = losses.get(loss)
+    batch, label_value = _batch(g, model, rules, label)
     step = g.input("state.step", (), INT64)
     seed = g.input("state.seed", (), INT64)
     arrays = model.parameters()
@@ -99,8 +100,8 @@ def compile_step(
     training = Training(g, seed, step)
     output = _only_output(copy_model(g, model, batch | weights, training))
     with g.scope("loss"):
-        loss_value = rules.loss.compute(g, output, label_value)
-        measured = [(m.name, m.compute(g, output, label_value)) for m in rules.metrics(measure)]
+        loss_value = rules.compute(g, output, label_value)
+        measured = [(m.name, m.compute(g, output, label_value)) for m in metrics.chosen(measure, rules)]
     trainable = {name: weights[name] for name in model.trainable}
     found = _gradients(g, loss_value, trainable)
     with g.scope("update"):
@@ -125,23 +126,15 @@ def compile_step(
     return _finish(g, "onnxmx training step")
 
 
-def compile_evaluation(
-    model: Model,
-    *,
-    loss: str | losses.Loss,
-    measure: Sequence[str | metrics.Metric] | None = None,
-    label: str = "label",
-) -> StepGraph:
-    """The loss and metrics of one batch in inference form, the parameters being inputs as in a training step."""
-    g = GraphBuilder("evaluation")
-    batch, label_value, rules = _batch(g, model, losses.get(loss), label)
-    weights = {name: g.input(f"state.{name}", array.shape) for name, array in model.parameters().items()}
-    output = _only_output(copy_model(g, model, batch | weights))
-    with g.scope("loss"):
-        g.output(rules.loss.compute(g, output, label_value), "loss")
-        for m in rules.metrics(measure):
-            g.output(m.compute(g, output, label_value), f"metric.{m.name}")
-    return _finish(g, "onnxmx evaluation")
+def compile_measures(output: Port, rules: losses.Loss, measure: Sequence[metrics.Metric]) -> bytes:
+    """The loss and metrics of a model's output as a graph: inputs `output` and `label`, outputs as those of a step."""
+    g = GraphBuilder("measures")
+    value = g.input("output", output.shape, ir.DataType.from_numpy(output.dtype))
+    label = g.input("label", *rules.label(value))
+    g.output(rules.compute(g, value, label), "loss")
+    for m in measure:
+        g.output(m.compute(g, value, label), f"metric.{m.name}")
+    return _finish(g, "onnxmx measures").data
 
 
 def initial_state(model: Model, optimizer: Optimizer, seed: int) -> dict[str, Array]:
@@ -153,15 +146,7 @@ def initial_state(model: Model, optimizer: Optimizer, seed: int) -> dict[str, Ar
     return arrays
 
 
-@dataclass(frozen=True)
-class _Rules:
-    loss: losses.Loss
-
-    def metrics(self, measure: Sequence[str | metrics.Metric] | None) -> Sequence[metrics.Metric]:
-        return metrics.default_for(self.loss) if measure is None else [metrics.get(m) for m in measure]
-
-
-def _batch(g: GraphBuilder, model: Model, loss: losses.Loss, label: str) -> tuple[dict[str, Value], Value, _Rules]:
+def _batch(g: GraphBuilder, model: Model, loss: losses.Loss, label: str) -> tuple[dict[str, Value], Value]:
     """The inputs that a batch brings: those of the model, and the label."""
     if label in model.inputs:
         raise ShapeError(f"the label and an input of the model are both named {label!r}", mend="Rename one of them.")
@@ -170,7 +155,7 @@ def _batch(g: GraphBuilder, model: Model, loss: losses.Loss, label: str) -> tupl
     }
     output = _only_output({v.name or "": v for v in model.ir.graph.outputs})
     shape, dtype = loss.label(output)
-    return batch, g.input(f"batch.{label}", shape, dtype), _Rules(loss)
+    return batch, g.input(f"batch.{label}", shape, dtype)
 
 
 def _only_output(outputs: dict[str, Any]) -> Any:

@@ -1,0 +1,110 @@
+"""Loss and metrics of a model over a dataset, in inference form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmx.builder.model import Model
+from onnxmx.builder.session import open_session, runtime
+from onnxmx.errors import DataError
+from onnxmx.trainer import losses, metrics
+from onnxmx.trainer.data import Dataset, Loader
+from onnxmx.trainer.step import compile_measures
+
+if TYPE_CHECKING:
+    from onnxruntime import OrtValue
+
+
+def evaluate(
+    model: Model,
+    data: Dataset,
+    *,
+    loss: str | losses.Loss = "softmax_cross_entropy",
+    measure: Sequence[str | metrics.Metric] | None = None,
+    batch_size: int = 256,
+    threads: int | None = None,
+) -> dict[str, float]:
+    """Loss and metrics of `model` over all of `data`, by name.
+
+    Raises DataError where the data does not fit the model.
+    """
+    return Evaluator(model, loss=loss, measure=measure, threads=threads).run(fit_inputs(model, data), batch_size)
+
+
+class Evaluator:
+    """Evaluates one graph, with the parameters in it or, when `live`, with those given at each run."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        loss: str | losses.Loss,
+        measure: Sequence[str | metrics.Metric] | None = None,
+        threads: int | None = None,
+        live: bool = False,
+    ) -> None:
+        rules = losses.get(loss)
+        self._metrics = metrics.chosen(measure, rules)
+        self._output = next(iter(model.outputs))
+        graph = _with_parameters_as_inputs(model) if live else model.to_bytes()
+        self._model = open_session(graph, threads=threads)
+        self._measures = open_session(compile_measures(model.outputs[self._output], rules, self._metrics), threads=1)
+
+    def run(self, data: Dataset, batch_size: int, weights: Mapping[str, OrtValue] | None = None) -> dict[str, float]:
+        """The mean over the samples of `data`, by name; `loss` first. weights: ONNX Runtime values by parameter."""
+        value = runtime().OrtValue.ortvalue_from_numpy
+        names = ["loss", *(f"metric.{m.name}" for m in self._metrics)]
+        total = np.zeros(len(names))
+        label = next(iter(data.labels))
+        for _, batch in Loader(data, batch_size, shuffle=False).epoch(0):
+            target = batch.pop(label)
+            feeds = {name: value(array) for name, array in batch.items()} | dict(weights or {})
+            (output,) = self._model.run_with_ort_values([self._output], feeds)
+            measured = self._measures.run_with_ort_values(names, {"output": output, "label": value(target)})
+            total += len(target) * np.array([m.numpy() for m in measured], np.float64)
+        return {n.removeprefix("metric."): float(t) for n, t in zip(names, total / len(data), strict=True)}
+
+
+def fit_inputs(model: Model, data: Dataset) -> Dataset:
+    """`data` with its only input named as the model's only input. Raises DataError where data does not fit the model."""
+    if len(data.inputs) == len(model.inputs) == 1:
+        data = data.rename({next(iter(data.inputs)): next(iter(model.inputs))})
+    if set(data.inputs) != set(model.inputs):
+        raise DataError(
+            f"the model expected the inputs {sorted(model.inputs)}; found {sorted(data.inputs)} in {data.name}"
+        )
+    for name, shape in data.input_shapes.items():
+        expected = model.inputs[name].shape[1:]
+        if len(shape) != len(expected) or any(
+            isinstance(e, int) and e != d for e, d in zip(expected, shape, strict=True)
+        ):
+            raise DataError(
+                f"the model's input {name!r} expected samples of shape {expected}; found {shape} in {data.name}",
+                mend="Train or choose a model for this data, or another dataset.",
+            )
+    if len(data.labels) != 1:
+        raise DataError(f"expected one label in {data.name}; found {sorted(data.labels)}")
+    if data.classes is not None:
+        classes = next(iter(model.outputs.values())).shape[-1]
+        if isinstance(classes, int):
+            data.check_classes(classes)
+    return data
+
+
+def _with_parameters_as_inputs(model: Model) -> bytes:
+    """The model's file with its parameters listed among its inputs, which lets a run replace them."""
+    proto: Any = ir.to_proto(model.ir)
+    parameters = model.parameters()
+    for tensor in proto.graph.initializer:
+        if tensor.name in parameters:
+            port = proto.graph.input.add()
+            port.name = tensor.name
+            port.type.tensor_type.elem_type = tensor.data_type
+            for d in tensor.dims:
+                port.type.tensor_type.shape.dim.add().dim_value = d
+    data: bytes = proto.SerializeToString()
+    return data
