@@ -1,1 +1,80 @@
-"""onnxmx: define, train, compress and serve models in one graph format."""
+"""onnxmx: define, train, compress and serve models in one graph format.
+
+    import onnxmx as mx
+    from onnxmx import layers as L
+
+    net = L.Sequential(L.Conv2D(20, 5, activation="relu"), L.MaxPool2D(2), L.Flatten(), L.Dense(10))
+    model = net.build(image=("batch", 1, 28, 28))
+    run = mx.fit(model, mx.data.mnist("train"), validation=mx.data.mnist("test"), epochs=3)
+    run.model.save("lenet.onnx")
+
+The names below are imported when they are first used, so that `import onnxmx` and `onnxmx --help` stay quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from onnxmx.errors import OnnxmxError
+
+if TYPE_CHECKING:
+    from onnxmx import models as models
+    from onnxmx.builder import init as init
+    from onnxmx.builder import layers as layers
+    from onnxmx.builder.functions import function as function
+    from onnxmx.builder.model import Input as Input
+    from onnxmx.builder.model import Model as Model
+    from onnxmx.builder.model import build as build
+    from onnxmx.builder.model import load as load
+    from onnxmx.exporter import quantize as quantize
+    from onnxmx.trainer import data as data
+    from onnxmx.trainer.autodiff import gradient as gradient
+    from onnxmx.trainer.clipping import clip_global_norm as clip_global_norm
+    from onnxmx.trainer.evaluate import evaluate as evaluate
+    from onnxmx.trainer.loop import fit as fit
+    from onnxmx.trainer.optimizers import SGD as SGD
+    from onnxmx.trainer.optimizers import Adam as Adam
+    from onnxmx.trainer.optimizers import AdamW as AdamW
+    from onnxmx.trainer.schedules import WarmupCosine as WarmupCosine
+    from onnxmx.trainer.step import compile_step as compile_step
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "data": "onnxmx.trainer.data",
+    "init": "onnxmx.builder.init",
+    "layers": "onnxmx.builder.layers",
+    "models": "onnxmx.models",
+}
+_NAMES = {
+    "Adam": "onnxmx.trainer.optimizers",
+    "AdamW": "onnxmx.trainer.optimizers",
+    "Input": "onnxmx.builder.model",
+    "Model": "onnxmx.builder.model",
+    "SGD": "onnxmx.trainer.optimizers",
+    "WarmupCosine": "onnxmx.trainer.schedules",
+    "build": "onnxmx.builder.model",
+    "clip_global_norm": "onnxmx.trainer.clipping",
+    "compile_step": "onnxmx.trainer.step",
+    "evaluate": "onnxmx.trainer.evaluate",
+    "fit": "onnxmx.trainer.loop",
+    "function": "onnxmx.builder.functions",
+    "gradient": "onnxmx.trainer.autodiff",
+    "load": "onnxmx.builder.model",
+    "quantize": "onnxmx.exporter",
+}
+
+__all__ = ["OnnxmxError", "__version__", *sorted(_MODULES), *sorted(_NAMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'onnxmx' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -53,6 +53,10 @@ class DataError(OnnxmxError):
     """A dataset or an input that is missing, damaged, or does not fit the model."""
 
 
+class TrainingError(OnnxmxError):
+    """Training that could not go on: a loss that is not a number, or a run that was stopped."""
+
+
 class CheckpointError(OnnxmxError):
     """A checkpoint or run directory that is missing, damaged, or belongs to another model."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -15,8 +15,7 @@ from onnxmx.trainer import losses, metrics
 from onnxmx.trainer.data import Dataset, Loader
 from onnxmx.trainer.step import compile_measures
 
-if TYPE_CHECKING:
-    from onnxruntime import OrtValue
+OrtValue = Any
 
 
 def evaluate(
@@ -70,7 +69,7 @@ class Evaluator:
 
 
 def fit_inputs(model: Model, data: Dataset) -> Dataset:
-    """`data` with its only input named as the model's only input. Raises DataError where data does not fit the model."""
+    """`data` with its only input named as the model's only one. Raises DataError where data does not fit the model."""
     if len(data.inputs) == len(model.inputs) == 1:
         data = data.rename({next(iter(data.inputs)): next(iter(model.inputs))})
     if set(data.inputs) != set(model.inputs):
@@ -78,7 +77,7 @@ def fit_inputs(model: Model, data: Dataset) -> Dataset:
             f"the model expected the inputs {sorted(model.inputs)}; found {sorted(data.inputs)} in {data.name}"
         )
     for name, shape in data.input_shapes.items():
-        expected = model.inputs[name].shape[1:]
+        expected = (model.inputs[name].shape or ())[1:]
         if len(shape) != len(expected) or any(
             isinstance(e, int) and e != d for e, d in zip(expected, shape, strict=True)
         ):
@@ -89,7 +88,7 @@ def fit_inputs(model: Model, data: Dataset) -> Dataset:
     if len(data.labels) != 1:
         raise DataError(f"expected one label in {data.name}; found {sorted(data.labels)}")
     if data.classes is not None:
-        classes = next(iter(model.outputs.values())).shape[-1]
+        *_, classes = next(iter(model.outputs.values())).shape or (None,)
         if isinstance(classes, int):
             data.check_classes(classes)
     return data

@@ -24,8 +24,10 @@ class Optimizer(Protocol):
     slots: the names of what it remembers of each parameter, in the parameter's shape, zero at first.
     """
 
-    lr: float | Schedule
     slots: ClassVar[tuple[str, ...]]
+
+    @property
+    def lr(self) -> float | Schedule: ...
 
     def prepare(self, g: GraphBuilder, rate: ir.Value, step: ir.Value) -> Values:
         """Scalars that all parameters share. rate: float32; step: int64, updates done so far."""

@@ -19,7 +19,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.graph import Dim, GraphBuilder, Value
 from onnxmx.builder.model import Model, Port, check
 from onnxmx.builder.ops import INT64
 from onnxmx.errors import CheckpointError, GradientError, ShapeError
@@ -115,21 +115,22 @@ def compile_step(
                 following[name], *next_slots = optimizer.update(g, p, dp, slots[name], shared)
             following |= {f"{name}.{slot}": v for slot, v in zip(optimizer.slots, next_slots, strict=True)}
         following |= {"step": g.add(step, 1), "seed": seed}
-    for name, value in (("loss", loss_value), *((f"metric.{n}", v) for n, v in measured)):
-        g.output(value, name)
+    g.output(loss_value, "loss")
+    for name, value in measured:
+        g.output(value, f"metric.{name}")
     g.output(norm, "grad_norm")
     g.output(rate, "lr")
-    for value in g.graph.inputs:
-        name = (value.name or "").removeprefix("state.")
-        if value.name == f"state.{name}":
-            g.output(following.get(name, value), f"next.{name}")
+    for port in g.graph.inputs:
+        name = (port.name or "").removeprefix("state.")
+        if port.name == f"state.{name}":
+            g.output(following.get(name, port), f"next.{name}")
     return _finish(g, "onnxmx training step")
 
 
 def compile_measures(output: Port, rules: losses.Loss, measure: Sequence[metrics.Metric]) -> bytes:
     """The loss and metrics of a model's output as a graph: inputs `output` and `label`, outputs as those of a step."""
     g = GraphBuilder("measures")
-    value = g.input("output", output.shape, ir.DataType.from_numpy(output.dtype))
+    value = g.input("output", _shape(output), ir.DataType.from_numpy(output.dtype))
     label = g.input("label", *rules.label(value))
     g.output(rules.compute(g, value, label), "loss")
     for m in measure:
@@ -151,11 +152,17 @@ def _batch(g: GraphBuilder, model: Model, loss: losses.Loss, label: str) -> tupl
     if label in model.inputs:
         raise ShapeError(f"the label and an input of the model are both named {label!r}", mend="Rename one of them.")
     batch = {
-        p.name: g.input(f"batch.{p.name}", p.shape, ir.DataType.from_numpy(p.dtype)) for p in model.inputs.values()
+        p.name: g.input(f"batch.{p.name}", _shape(p), ir.DataType.from_numpy(p.dtype)) for p in model.inputs.values()
     }
     output = _only_output({v.name or "": v for v in model.ir.graph.outputs})
     shape, dtype = loss.label(output)
     return batch, g.input(f"batch.{label}", shape, dtype)
+
+
+def _shape(port: Port) -> tuple[Dim, ...]:
+    if port.shape is None:
+        raise ShapeError(f"training expected {port.name!r} to have a known rank; it has none")
+    return port.shape
 
 
 def _only_output(outputs: dict[str, Any]) -> Any:

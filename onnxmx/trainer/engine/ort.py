@@ -6,7 +6,7 @@ Writing a next value onto its own present one would not do: a gradient may still
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +14,9 @@ from onnxmx.builder.session import open_session, runtime
 from onnxmx.errors import CheckpointError, DataError, OnnxmxError
 from onnxmx.trainer.step import StepGraph
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, OrtValue
-
 Array = np.ndarray[Any, Any]
+OrtValue = Any
+InferenceSession = Any
 
 
 class OrtEngine:

@@ -1,0 +1,334 @@
+"""The training loop: it moves data, talks to a person and a disk, and leaves every number to the step graph."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, fields, replace
+from types import FrameType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from onnxmx.builder.model import Model, from_bytes, load
+from onnxmx.errors import CheckpointError, TrainingError, UsageError, unknown_name
+from onnxmx.files import write_atomic
+from onnxmx.trainer import losses, metrics
+from onnxmx.trainer.clipping import ClipGlobalNorm
+from onnxmx.trainer.data import Dataset, Loader
+from onnxmx.trainer.engine import OrtEngine
+from onnxmx.trainer.evaluate import Evaluator, fit_inputs
+from onnxmx.trainer.optimizers import Adam, Optimizer
+from onnxmx.trainer.progress import Reporter, Silent, default_reporter
+from onnxmx.trainer.run_directory import Position, RunDirectory
+from onnxmx.trainer.step import StepGraph, compile_step, initial_state
+
+Array = np.ndarray[Any, Any]
+Measures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run goes, besides what is compiled into its step.
+
+    threads: worker threads inside an operator; by default the cores of this machine.
+    checkpoint_s: seconds between checkpoints; one is written at the end of every epoch too.
+    log_every: steps between the lines of metrics.jsonl.
+    """
+
+    epochs: int = 1
+    batch_size: int = 64
+    seed: int = 0
+    loss: str | losses.Loss = "softmax_cross_entropy"
+    measure: Sequence[str | metrics.Metric] | None = None
+    threads: int | None = None
+    provider: str = "cpu"
+    checkpoint_s: float = 15.0
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("log_every", 1)):
+            if getattr(self, name) < low:
+                raise UsageError(f"{name} expected an integer of at least {low}; found {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads expected an integer of at least 1; found {self.threads}")
+
+
+@dataclass
+class Run:
+    """A finished run.
+
+    model: the model of the best epoch; last: that of the last one.
+    history: the measures of each epoch, `validation_*` among them where there was validation data.
+    """
+
+    model: Model
+    last: Model
+    history: list[Measures] = field(default_factory=list)
+
+
+def fit(
+    model: Model,
+    data: Dataset,
+    *,
+    validation: Dataset | None = None,
+    optimizer: Optimizer | None = None,
+    clip: ClipGlobalNorm | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    plan: Plan | None = None,
+    **options: Any,
+) -> Run:
+    """Train `model` on `data`; the model itself stays as it is.
+
+        run = mx.fit(model, mx.data.mnist("train"), validation=mx.data.mnist("test"), epochs=3, out="runs/lenet")
+
+    validation: evaluated after each epoch; the best epoch is the one best by the first metric on it, or, without it,
+    by the mean training loss.   optimizer: Adam with its defaults.   out: a folder for the run, from which
+    `resume` goes on.   progress: whether to show it on stderr.
+    options: the fields of `Plan`, such as epochs, batch_size, seed and loss; or a whole `plan`.
+    Raises DataError where data and model do not fit, GradientError, TrainingError when the loss is not a number.
+    """
+    plan = _plan(plan, options)
+    optimizer = Adam() if optimizer is None else optimizer
+    folder = RunDirectory(out) if out is not None else None
+    if folder and folder.started:
+        folder.claim()
+    # Through bytes, as a resumed run reads it: both go on from the same graph.
+    model = from_bytes(_with_facts(model, data, plan).to_bytes())
+    data, validation = fit_inputs(model, data), validation and fit_inputs(model, validation)
+    step = compile_step(
+        model,
+        loss=plan.loss,
+        optimizer=optimizer,
+        clip=clip,
+        measure=plan.measure,
+        total=len(Loader(data, plan.batch_size)) * plan.epochs,
+        label=next(iter(data.labels)),
+    )
+    state = initial_state(model, optimizer, plan.seed)
+    if folder:
+        model.save(folder.last)
+        step.save(folder.path, state)
+    return _Trainer(model, step, state, data, validation, plan, folder, _reporter(progress)).run(Position())
+
+
+def _plan(plan: Plan | None, options: dict[str, Any]) -> Plan:
+    names = {f.name for f in fields(Plan)}
+    for name in options:
+        if name not in names:
+            raise unknown_name("option of fit", name, names)
+    return replace(plan or Plan(), **options)
+
+
+def resume(
+    folder: str | os.PathLike[str], data: Dataset, validation: Dataset | None, plan: Plan, *, progress: bool = True
+) -> Run:
+    """Go on with the run in `folder` from its newest checkpoint, to the same bytes as if it had never stopped.
+
+    Raises CheckpointError where the checkpoint is damaged, or data or settings are not those of the run.
+    """
+    run = RunDirectory(folder)
+    if not run.started:
+        raise CheckpointError(f"{run.path} expected a run that has started; found none", mend="Train it with -o first.")
+    model, step = load(run.last), StepGraph.load(run.path)
+    data, validation = fit_inputs(model, data), validation and fit_inputs(model, validation)
+    state, position = run.load_checkpoint(_identity(step, data, plan))
+    run.rewind_log(position.log_bytes)
+    return _Trainer(model, step, state, data, validation, plan, run, _reporter(progress)).run(position)
+
+
+class _Trainer:
+    """One run at work."""
+
+    def __init__(
+        self,
+        model: Model,
+        step: StepGraph,
+        state: dict[str, Array],
+        data: Dataset,
+        validation: Dataset | None,
+        plan: Plan,
+        folder: RunDirectory | None,
+        reporter: Reporter,
+    ) -> None:
+        self._model, self._plan, self._folder, self._reporter = model, plan, folder, reporter
+        self._validation = validation
+        self._loader = Loader(data, plan.batch_size, plan.seed)
+        self._identity = _identity(step, data, plan)
+        self._engine = OrtEngine(step, state, batch_size=plan.batch_size, threads=plan.threads, provider=plan.provider)
+        self._evaluator = (
+            Evaluator(model, loss=plan.loss, measure=plan.measure, threads=plan.threads, live=True)
+            if validation
+            else None
+        )
+        self._weights = list(model.parameters())
+        self._history: list[Measures] = []
+        self._best: Model | None = None
+        self._log: BinaryIO | None = None
+
+    def run(self, position: Position) -> Run:
+        self._position = position
+        steps = len(self._loader)
+        self._reporter.begin(steps * self._plan.epochs, position.epoch * steps + position.batch)
+        self._saved = time.monotonic()
+        try:
+            if self._folder:
+                self._log = self._folder.log.open("ab", buffering=0)
+            with _interrupts(self._folder is not None) as interrupted:
+                while position.epoch < self._plan.epochs:
+                    self._epoch(interrupted)
+                    self._end_epoch()
+        finally:
+            self._reporter.end()
+            if self._log:
+                self._log.close()
+        last = self._current()
+        if self._folder:
+            last.save(self._folder.last)
+            return Run(load(self._folder.best), last, self._history)
+        return Run(self._best or last, last, self._history)
+
+    def _epoch(self, interrupted: threading.Event) -> None:
+        position, plan = self._position, self._plan
+        name = f"{position.epoch + 1}/{plan.epochs}"
+        with closing(self._loader.epoch(position.epoch, position.batch)) as batches:  # type: ignore[type-var]
+            for index, batch in batches:
+                measured = self._engine.step(batch)
+                if not math.isfinite(measured["loss"]):
+                    raise self._diverged(measured["loss"], index)
+                size = len(next(iter(batch.values())))
+                for key, value in measured.items():
+                    position.sums[key] = position.sums.get(key, 0.0) + value * size
+                position.samples += size
+                position.batch = index + 1
+                self._reporter.step(name, size, {**self._means(), "lr": measured["lr"]})
+                if (index + 1) % plan.log_every == 0:
+                    self._write_log({"epoch": position.epoch + 1, "batch": index + 1, **measured})
+                if interrupted.is_set() and self._folder:
+                    self._checkpoint()
+                    raise TrainingError(
+                        f"stopped after batch {index + 1} of epoch {name}; the run is saved",
+                        mend=f"Go on with: onnxmx train --resume {self._folder.path}",
+                    )
+                if time.monotonic() - self._saved >= plan.checkpoint_s:
+                    self._checkpoint()
+
+    def _end_epoch(self) -> None:
+        position = self._position
+        measures = self._means()
+        if self._evaluator and self._validation:
+            weights = {name: self._engine.values[name] for name in self._weights}
+            found = self._evaluator.run(self._validation, max(self._plan.batch_size, 256), weights)
+            measures |= {f"validation_{name}": value for name, value in found.items()}
+        position.epoch += 1
+        position.batch, position.sums, position.samples = 0, {}, 0
+        measures = {"epoch": position.epoch, **measures}
+        self._history.append(measures)
+        self._reporter.epoch(
+            f"{position.epoch}/{self._plan.epochs}", {k: v for k, v in measures.items() if k != "epoch"}
+        )
+        self._write_log(measures)
+        if better := self._is_best(measures):
+            position.best = measures
+        if self._folder is None:
+            self._best = self._current() if better else self._best
+            return
+        # The files first: a kill between them and the checkpoint repeats the epoch's end and writes them again.
+        current = self._current().to_bytes()
+        if better:
+            write_atomic(self._folder.best, current)
+        write_atomic(self._folder.last, current)
+        self._checkpoint()
+
+    def _is_best(self, measures: Measures) -> bool:
+        metric = next(iter(metrics.chosen(self._plan.measure, losses.get(self._plan.loss))), None)
+        key, sign = ("loss", -1) if metric is None else (metric.name, 1 if metric.larger_is_better else -1)
+        key, sign = (f"validation_{key}", sign) if self._validation else ("loss", -1)
+        best = self._position.best
+        return best is None or sign * measures[key] > sign * best[key]
+
+    def _means(self) -> Measures:
+        """The means over the epoch so far, of all but the learning rate."""
+        position = self._position
+        return {k: v / max(position.samples, 1) for k, v in position.sums.items() if k != "lr"}
+
+    def _current(self) -> Model:
+        """The model as it is now, with what it was made from in its metadata."""
+        state = self._engine.state()
+        model = self._model.with_parameters({name: state[name] for name in self._weights})
+        made = {**self._identity, "epoch": self._position.epoch, "steps": int(state["step"])}
+        made.pop("step_digest")
+        model.metadata["onnxmx.provenance"] = json.dumps(made)
+        return model
+
+    def _checkpoint(self) -> None:
+        if self._folder:
+            self._position.log_bytes = self._log.tell() if self._log else 0
+            self._folder.save_checkpoint(self._engine.state(), self._position, self._identity)
+            self._saved = time.monotonic()
+
+    def _write_log(self, line: dict[str, Any]) -> None:
+        if self._log:
+            self._log.write(json.dumps(line).encode() + b"\n")
+
+    def _diverged(self, loss: float, index: int) -> TrainingError:
+        samples = self._loader.indices(self._position.epoch, index)[:8].tolist()
+        return TrainingError(
+            f"the loss expected a finite number; found {loss} at batch {index + 1} of epoch {self._position.epoch + 1} "
+            f"(samples {', '.join(map(str, samples))} ...)",
+            mend="Lower the learning rate, clip the gradients (--clip 1.0), or look at those samples.",
+        )
+
+
+def _with_facts(model: Model, data: Dataset, plan: Plan) -> Model:
+    """A copy of the model that says what its classes are and how its input is prepared."""
+    copy = model.with_parameters({})
+    copy.metadata["onnxmx.loss"] = losses.get(plan.loss).name
+    copy.metadata["onnxmx.preprocessing"] = json.dumps(data.preprocessing.to_dict())
+    if data.classes is not None:
+        copy.metadata["onnxmx.classes"] = json.dumps(list(data.classes))
+    return copy
+
+
+def _identity(step: StepGraph, data: Dataset, plan: Plan) -> dict[str, Any]:
+    """What a run and its continuation must share to end in the same bytes."""
+    return {
+        "step_digest": step.spec["digest"],
+        "data": data.name,
+        "data_digest": data.digest(),
+        "seed": plan.seed,
+        "batch_size": plan.batch_size,
+        "threads": plan.threads or os.cpu_count() or 1,
+        "provider": plan.provider,
+    }
+
+
+def _reporter(progress: bool) -> Reporter:
+    return default_reporter() if progress else Silent()
+
+
+@contextmanager
+def _interrupts(graceful: bool) -> Iterator[threading.Event]:
+    """Set the event at the first Ctrl-C, so that the loop stops between two steps; a second one stops at once."""
+    event = threading.Event()
+    if not graceful or threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, former)
+
+    former = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, former)

@@ -1,0 +1,120 @@
+"""What a person sees of a run: a bar on a terminal, plain lines elsewhere, all on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+
+class Reporter(Protocol):
+    """Told of a run as it goes. `measures` are means over the epoch so far; `lr` is among them."""
+
+    def begin(self, steps: int, done: int) -> None: ...
+    def step(self, epoch: str, samples: int, measures: Mapping[str, float]) -> None: ...
+    def epoch(self, epoch: str, measures: Mapping[str, float]) -> None: ...
+    def end(self) -> None: ...
+
+
+class Silent:
+    """Says nothing."""
+
+    def begin(self, steps: int, done: int) -> None:
+        pass
+
+    def step(self, epoch: str, samples: int, measures: Mapping[str, float]) -> None:
+        pass
+
+    def epoch(self, epoch: str, measures: Mapping[str, float]) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+class Lines:
+    """A line every `every_s` seconds, and one an epoch."""
+
+    def __init__(self, every_s: float = 5.0) -> None:
+        self._every_s = every_s
+
+    def begin(self, steps: int, done: int) -> None:
+        self._pace = _Pace(steps, done)
+        self._said = time.monotonic()
+
+    def step(self, epoch: str, samples: int, measures: Mapping[str, float]) -> None:
+        self._pace.count(samples)
+        if time.monotonic() - self._said >= self._every_s:
+            self._said = time.monotonic()
+            print(
+                f"epoch {epoch}  step {self._pace.done}/{self._pace.steps}  {show(measures)}  {self._pace}",
+                file=sys.stderr,
+            )
+
+    def epoch(self, epoch: str, measures: Mapping[str, float]) -> None:
+        print(f"epoch {epoch}  {show(measures)}", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        pass
+
+
+class Bar:
+    """A rich progress bar."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[text]}"))
+        self._progress = Progress(*columns, console=Console(stderr=True), refresh_per_second=8)
+        self._drawn = 0.0
+
+    def begin(self, steps: int, done: int) -> None:
+        self._pace = _Pace(steps, done)
+        self._task: Any = self._progress.add_task("", total=steps, completed=done, epoch="", text="")
+        self._progress.start()
+
+    def step(self, epoch: str, samples: int, measures: Mapping[str, float]) -> None:
+        self._pace.count(samples)
+        now = time.monotonic()
+        if now - self._drawn >= 0.1:  # a step may take far less than a redraw
+            self._drawn = now
+            text = f"{show(measures)}  {self._pace}"
+            self._progress.update(self._task, completed=self._pace.done, epoch=epoch, text=text)
+
+    def epoch(self, epoch: str, measures: Mapping[str, float]) -> None:
+        self._progress.console.print(f"epoch {epoch}  {show(measures)}", highlight=False)
+
+    def end(self) -> None:
+        self._progress.update(self._task, completed=self._pace.done)
+        self._progress.stop()
+
+
+def default_reporter() -> Reporter:
+    """A bar where a person is looking, lines where not."""
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+def show(measures: Mapping[str, float]) -> str:
+    """`loss 0.0345  accuracy 0.9883`"""
+    return "  ".join(
+        f"{name} {value:.4g}" if name == "lr" else f"{name} {value:.4f}" for name, value in measures.items()
+    )
+
+
+class _Pace:
+    """Samples a second and time left."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        self.steps, self.done = steps, done
+        self._first, self._samples, self._start = done, 0, time.monotonic()
+
+    def count(self, samples: int) -> None:
+        self.done += 1
+        self._samples += samples
+
+    def __str__(self) -> str:
+        elapsed = max(time.monotonic() - self._start, 1e-9)
+        left = elapsed / max(self.done - self._first, 1) * (self.steps - self.done)
+        return f"{self._samples / elapsed:,.0f} samples/s  {int(left) // 60}:{int(left) % 60:02d} left"

@@ -1,0 +1,131 @@
+"""Training by name: what `onnxmx train` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import inspect
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from onnxmx import models
+from onnxmx.builder.layers import Layer
+from onnxmx.builder.model import Model, load
+from onnxmx.errors import CheckpointError, ModelFileError, OnnxmxError, UsageError, unknown_name
+from onnxmx.trainer.config import TrainConfig
+from onnxmx.trainer.data import Dataset, get_dataset
+from onnxmx.trainer.loop import Run, fit, resume
+from onnxmx.trainer.run_directory import RunDirectory
+
+
+def train(config: TrainConfig, out: str | os.PathLike[str], *, progress: bool = True) -> Run:
+    """Train as `config` says, into the folder `out`, which must not hold a run yet."""
+    folder = RunDirectory(out)
+    folder.claim()
+    config = dataclasses.replace(config, threads=config.threads or os.cpu_count() or 1)
+    optimizer, plan = config.make_optimizer(), config.make_plan()
+    data, validation = _datasets(config)
+    model = resolve_model(config.model, data, config.seed)
+    # From here on `--resume` can repeat the run from its start.
+    config.save(folder.config)
+    return fit(
+        model,
+        data,
+        validation=validation,
+        optimizer=optimizer,
+        clip=config.make_clip(),
+        plan=plan,
+        out=out,
+        progress=progress,
+    )
+
+
+def resume_run(folder: str | os.PathLike[str], *, progress: bool = True) -> Run:
+    """Go on with the run in `folder`, or begin it when it was stopped before its first step."""
+    run = RunDirectory(folder)
+    if not run.config.is_file():
+        raise CheckpointError(
+            f"{run.path} expected a run; found no config.toml",
+            mend="Check the path, or start a run: onnxmx train ... -o DIR",
+        )
+    config = TrainConfig.load(run.config)
+    data, validation = _datasets(config)
+    if run.started:
+        return resume(folder, data, validation, config.make_plan(), progress=progress)
+    model = resolve_model(config.model, data, config.seed)
+    return fit(
+        model,
+        data,
+        validation=validation,
+        optimizer=config.make_optimizer(),
+        clip=config.make_clip(),
+        plan=config.make_plan(),
+        out=folder,
+        progress=progress,
+    )
+
+
+def resolve_model(name: str, data: Dataset | None = None, seed: int = 0) -> Model:
+    """A model by a name of the zoo, as `path.py:function`, or from an ONNX file.
+
+    A function that takes `input` (the shape of a sample) and `classes` is given those of `data`.
+    Raises UsageError for an unknown name, ModelFileError for a file that cannot be used.
+    """
+    path, _, function_name = name.rpartition(":")
+    if path.endswith(".py"):
+        return _build(_load_function(Path(path), function_name), data, seed)
+    if name in models.MODELS:
+        return _build(models.get_model(name), data, seed)
+    if name.endswith((".onnx", ".ort")) or os.sep in name or Path(name).exists():
+        return load(name)
+    if name.endswith(".py"):
+        raise UsageError(f"{name} expected the name of a function after the file", mend=f"For example {name}:net")
+    raise unknown_name("model", name, models.MODELS)
+
+
+def _datasets(config: TrainConfig) -> tuple[Dataset, Dataset]:
+    return get_dataset(config.data, "train", config.data_dir), get_dataset(config.data, "test", config.data_dir)
+
+
+def _build(function: Any, data: Dataset | None, seed: int) -> Model:
+    """What `function` returns, built for the data where it is a layer."""
+    takes = inspect.signature(function).parameters
+    given: dict[str, Any] = {}
+    input_name, shape = "image", takes["input"].default if "input" in takes else None
+    if data is not None:
+        input_name, shape = next(iter(data.input_shapes.items()))
+        given = {"input": shape, "classes": len(data.classes) if data.classes else None}
+    made = function(**{k: v for k, v in given.items() if k in takes and v is not None})
+    if isinstance(made, Model):
+        return made
+    if not isinstance(made, Layer):
+        raise UsageError(f"{function.__name__} expected to return a layer or a model; found {made!r}")
+    if shape is None or shape is inspect.Parameter.empty:
+        raise UsageError(
+            f"{function.__name__} expected its input's shape; found none", mend="Name a dataset with --data."
+        )
+    return made.build(seed=seed, **{input_name: ("batch", *shape)})
+
+
+def _load_function(path: Path, name: str) -> Any:
+    if not path.is_file():
+        raise ModelFileError(f"no file {path}", mend="A model of your own is named path.py:function.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))  # a model may import what lies beside it
+    try:
+        spec.loader.exec_module(module)
+    except OnnxmxError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise ModelFileError(f"{path} could not be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    functions = {k: v for k, v in vars(module).items() if callable(v) and not k.startswith("_")}
+    if name not in functions:
+        raise unknown_name(f"function in {path}", name, functions)
+    return functions[name]
