@@ -114,6 +114,7 @@ class GraphBuilder(Ops):
                     f"the initializer of {path!r} expected to return shape {show_shape(sizes)}; "
                     f"found {show_shape(array.shape)}",
                     at=source,
+                    mend="It is called with (shape, random) and returns an array of that shape.",
                 )
             return ir.Tensor(array, name=path)
 
@@ -146,7 +147,11 @@ class GraphBuilder(Ops):
         array = np.asarray(value)
         if dtype is not None:
             if not holds(dtype, array):
-                raise ShapeError(f"{value} cannot be {dtype.name.lower()} in {self.what()}", at=self.source())
+                raise ShapeError(
+                    f"{value} cannot be {dtype.name.lower()} in {self.what()}",
+                    at=self.source(),
+                    mend="Cast the value beside it first: x.builder.cast(x, to).",
+                )
             array = array.astype(dtype.numpy())
         elif array.dtype == np.float64 and not isinstance(value, (np.ndarray, np.generic)):
             array = array.astype(np.float32)
@@ -245,7 +250,9 @@ class GraphBuilder(Ops):
                 values.append(self.constant(x, dtype_beside(x, k, inputs, types)))
             else:
                 raise ShapeError(
-                    f"an operator in {self.what()} expected values, numbers or arrays; found {x!r}", at=self.source()
+                    f"an operator in {self.what()} expected values, numbers or arrays; found {x!r}",
+                    at=self.source(),
+                    mend="Make a list an array: numpy.array(x, numpy.float32).",
                 )
         while values and values[-1] is None:
             values.pop()
@@ -306,9 +313,11 @@ class GraphBuilder(Ops):
 
     def _layer_path(self, name: str, given: bool, source: str | None, kind: str) -> str:
         path = self._path(name)
-        if path == "const" or path.startswith("const."):
+        if not isinstance(name, str) or path == "const" or path.startswith("const."):
             raise GraphError(
-                f"{kind} cannot be named {name!r}: constants are", at=source or user_line(), mend="Name it otherwise."
+                f"{kind} expected a name that is text and not 'const', as constants are called; found {name!r}",
+                at=source or user_line(),
+                mend="Name it otherwise.",
             )
         if given and f"{path}/" in self._met:
             raise GraphError(

@@ -231,6 +231,7 @@ class Model:
 
     def to_proto(self) -> onnx.ModelProto:
         """The model as `onnx.ModelProto`, checked in full."""
+        self.parameters()  # draws what is not drawn yet: onnx-ir would wrap the error of an initializer in its own
         return check(ir.to_proto(self.ir))
 
     def save(self, path: str | os.PathLike[str]) -> None:

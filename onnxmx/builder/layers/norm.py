@@ -27,13 +27,13 @@ class BatchNorm(Layer):
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        for name, value, fits, range_ in (
-            ("epsilon", self.epsilon, is_number(self.epsilon) and self.epsilon > 0, "positive"),
-            ("momentum", self.momentum, is_number(self.momentum) and 0 <= self.momentum <= 1, "in [0, 1]"),
+        for name, value, fits, expected in (
+            ("epsilon", self.epsilon, is_number(self.epsilon) and self.epsilon > 0, "a positive number"),
+            ("momentum", self.momentum, is_number(self.momentum) and 0 <= self.momentum <= 1, "a number in [0, 1]"),
         ):
             if not fits:
                 raise UsageError(
-                    f"BatchNorm expected a {name} that is a number {range_}; found {value!r}",
+                    f"BatchNorm expected {name} as {expected}; found {value!r}",
                     at=self._source,
                     mend="The defaults are epsilon=1e-5 and momentum=0.9.",
                 )
