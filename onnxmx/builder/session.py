@@ -22,13 +22,11 @@ def open_session(
     *,
     threads: int | None = None,
     provider: str = "cpu",
-    dims: dict[str, int] | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession` for a serialized model.
 
     threads: worker threads inside an operator; by default the cores of this machine.
     provider: "cpu" or "cuda".
-    dims: numbers for symbolic dimensions, known before the graph is optimized.
     Raises GraphError when ONNX Runtime refuses the graph.
     """
     ort = runtime()
@@ -37,8 +35,6 @@ def open_session(
     options.log_severity_level = 3
     # Without this, threads of an idle session go on spinning and slow down the others of the process.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    for name, size in (dims or {}).items():
-        options.add_free_dimension_override_by_name(name, size)
     try:
         return ort.InferenceSession(graph, options, providers=_providers(ort, provider))
     except OnnxmxError:

@@ -162,7 +162,7 @@ class _Trainer:
         self._validation = validation
         self._loader = Loader(data, plan.batch_size, plan.seed)
         self._identity = _identity(step, data, plan)
-        self._engine = OrtEngine(step, state, batch_size=plan.batch_size, threads=plan.threads, provider=plan.provider)
+        self._engine = OrtEngine(step, state, threads=plan.threads, provider=plan.provider)
         self._evaluator = (
             Evaluator(model, loss=plan.loss, measure=plan.measure, threads=plan.threads, live=True)
             if validation

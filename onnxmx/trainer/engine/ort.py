@@ -16,7 +16,6 @@ from onnxmx.trainer.step import StepGraph
 
 Array = np.ndarray[Any, Any]
 OrtValue = Any
-InferenceSession = Any
 
 
 class OrtEngine:
@@ -24,7 +23,6 @@ class OrtEngine:
 
     step: the compiled step.
     state: arrays by name without `state.`; copied.
-    batch_size: what most batches hold. Others run too, each size after opening a session of its own.
     threads, provider: as in `open_session`.
     Raises CheckpointError where the state is not that of this step graph.
     """
@@ -34,12 +32,11 @@ class OrtEngine:
         step: StepGraph,
         state: dict[str, Array],
         *,
-        batch_size: int,
         threads: int | None = None,
         provider: str = "cpu",
     ) -> None:
         self._ort = runtime()
-        self._graph, self._threads, self._provider = step.data, threads, provider
+        self._device = provider
         inputs = {port["name"]: port for port in step.spec["inputs"]}
         self._batch_inputs = {name.removeprefix("batch."): p for name, p in inputs.items() if name.startswith("batch.")}
         self._state_inputs = {name.removeprefix("state."): p for name, p in inputs.items() if name.startswith("state.")}
@@ -49,22 +46,21 @@ class OrtEngine:
         names = [port["name"] for port in step.spec["outputs"]]
         self._scalars = {n: self._buffer(np.zeros((), np.float32), "cpu") for n in names if not n.startswith("next.")}
         self._scalar_views = {n.removeprefix("metric."): v.numpy() for n, v in self._scalars.items()}
-        self._bindings: dict[int, tuple[InferenceSession, list[Any]]] = {}
-        self._for_size(batch_size)
+        # The batch may be of any size: a graph with a symbolic one runs as fast as with a number (docs/performance.md).
+        self._session = open_session(step.data, threads=threads, provider=provider)
+        self._bindings = [self._bind(0, 1), self._bind(1, 0)]
 
     def step(self, batch: dict[str, Array]) -> dict[str, float]:
         """One update. batch: an array for each input and label, samples first, float32 or int64 as the step takes it.
 
         Returns loss, metrics, grad_norm and lr of this step. Raises DataError where the batch does not fit.
         """
-        size = len(next(iter(batch.values())))
-        session, bindings = self._bindings.get(size) or self._for_size(size)
-        binding = bindings[self._now]
+        binding = self._bindings[self._now]
         for name, array in batch.items():
             value = self._ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
             binding.bind_ortvalue_input(f"batch.{name}", value)
         try:
-            session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime has no common base for what it raises here
             raise self._explain(batch, error) from error
         self._now = 1 - self._now
@@ -79,33 +75,21 @@ class OrtEngine:
         """A copy of the present state."""
         return {name: np.array(value.numpy()) for name, value in self.values.items()}
 
-    @property
-    def _device(self) -> str:
-        return self._provider
-
     def _buffer(self, array: Array, device: str | None = None) -> OrtValue:
         value = self._ort.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype, device or self._device, 0)
         value.update_inplace(np.ascontiguousarray(array))
         return value
 
-    def _for_size(self, size: int) -> tuple[InferenceSession, list[Any]]:
-        """A session for batches of `size`, and its two bindings: from the first set to the second, and back."""
-        dims = {
-            p["shape"][0]: size for p in self._batch_inputs.values() if p["shape"] and isinstance(p["shape"][0], str)
-        }
-        session = open_session(self._graph, threads=self._threads, provider=self._provider, dims=dims)
-        bindings = []
-        for source, target in ((0, 1), (1, 0)):
-            binding = session.io_binding()
-            for name, value in self._sets[source].items():
-                binding.bind_ortvalue_input(f"state.{name}", value)
-            for name, value in self._sets[target].items():
-                binding.bind_ortvalue_output(f"next.{name}", value)
-            for name, value in self._scalars.items():
-                binding.bind_ortvalue_output(name, value)
-            bindings.append(binding)
-        self._bindings[size] = session, bindings
-        return self._bindings[size]
+    def _bind(self, source: int, target: int) -> Any:
+        """The session bound to read the state from one set of buffers and to write the next one to the other."""
+        binding = self._session.io_binding()
+        for name, value in self._sets[source].items():
+            binding.bind_ortvalue_input(f"state.{name}", value)
+        for name, value in self._sets[target].items():
+            binding.bind_ortvalue_output(f"next.{name}", value)
+        for name, value in self._scalars.items():
+            binding.bind_ortvalue_output(name, value)
+        return binding
 
     def _check_state(self, state: dict[str, Array]) -> None:
         differ = [
