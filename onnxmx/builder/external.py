@@ -30,8 +30,9 @@ def _read(entries: dict[str, str], what: str, folder: Path | None) -> bytes:
     if folder is None:
         raise ModelFileError(f"{what} expected to lie beside it; found bytes alone", mend="Load it by its path.")
     root = folder.resolve()
-    file = (root / location).resolve()
-    if not location or "\0" in location or not file.is_relative_to(root):
+    inside = bool(location) and "\0" not in location
+    file = (root / location).resolve() if inside else root
+    if not inside or not file.is_relative_to(root):
         raise ModelFileError(
             f"{what} expected one in its own folder; found {location!r}",
             mend="Do not trust this file; one of your own can be saved anew with its weights inside.",

@@ -281,7 +281,7 @@ def _read(data: bytes, what: str, folder: Path | None) -> Model:
             proto = onnx.version_converter.convert_version(check(proto, what), OPSET)
         proto.ir_version = min(proto.ir_version, IR_VERSION)
         model = Model(ir.from_proto(check(proto, what)))
-        model.parameters(), model.trainable, model.summary()  # what is damaged shows now, not at the first use
+        _look_at(model)
     except ModelFileError:
         raise
     except Exception as error:  # the version converter and the reader raise what they meet
@@ -289,6 +289,13 @@ def _read(data: bytes, what: str, folder: Path | None) -> Model:
             f"{what} cannot be read as ONNX opset {OPSET}: {_first_line(error)}", mend=_MEND_FILE
         ) from error
     return model
+
+
+def _look_at(model: Model) -> None:
+    """Read what is read late otherwise, so that what is damaged shows when the file is loaded."""
+    model.parameters()
+    model.summary()
+    ir.to_proto(model.ir)  # text that is not UTF-8 passes the checker and cannot be written
 
 
 def check(proto: onnx.ModelProto, what: str = "the model") -> onnx.ModelProto:

@@ -1,0 +1,103 @@
+"""Initializers: their statistics, and that a parameter depends on the seed and its name alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnxmx.builder.layers as L
+from onnxmx.builder import init
+from onnxmx.errors import UsageError
+
+Array = np.ndarray[Any, Any]
+DENSE, CONV = (300, 200), (64, 32, 3, 3)
+
+
+def near(found: float, expected: float, share: float = 0.03) -> bool:
+    return abs(found - expected) <= share * abs(expected)
+
+
+def uniform_within(limit: float) -> Callable[[Array], bool]:
+    return lambda a: bool(near(a.var(), limit**2 / 3) and near(np.abs(a).max(), limit) and abs(a.mean()) < limit / 50)
+
+
+def normal_of(std: float) -> Callable[[Array], bool]:
+    # A normal draw passes three deviations 0.27 % of the time; a uniform one never.
+    return lambda a: bool(near(a.std(), std) and 0.001 < (np.abs(a) > 3 * std).mean() < 0.005)
+
+
+def is_orthogonal(a: Array) -> bool:
+    flat = a.reshape(a.shape[0], -1)
+    small = flat.T @ flat if flat.shape[0] > flat.shape[1] else flat @ flat.T
+    return np.allclose(small, np.eye(len(small)), atol=1e-5)
+
+
+# By name: what must hold of a (300, 200) matrix and of a (64, 32, 3, 3) kernel, whose fans are 288 and 576.
+CHECKS: dict[str, tuple[Callable[[Array], bool], Callable[[Array], bool]]] = {
+    "zeros": (lambda a: not a.any(), lambda a: not a.any()),
+    "ones": (lambda a: bool((a == 1).all()), lambda a: bool((a == 1).all())),
+    "uniform": (uniform_within(0.07), uniform_within(0.07)),
+    "normal": (normal_of(0.01), normal_of(0.01)),
+    "xavier": (uniform_within(math.sqrt(6 / 500)), uniform_within(math.sqrt(6 / (288 + 576)))),
+    "he": (normal_of(math.sqrt(2 / 300)), normal_of(math.sqrt(2 / 288))),
+    "msra": (normal_of(math.sqrt(2 / 300)), normal_of(math.sqrt(2 / 288))),
+    "orthogonal": (is_orthogonal, is_orthogonal),
+}
+
+
+def test_every_initializer_has_a_check() -> None:
+    assert set(CHECKS) == set(init.NAMED)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_statistics(name: str) -> None:
+    for check, shape in zip(CHECKS[name], (DENSE, CONV), strict=True):
+        array = init.get(name)(shape, np.random.default_rng(3))
+        assert array.shape == shape
+        assert check(array)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("shape", [(), (5,), (1, 4), (4, 1)], ids=str)
+def test_small_shapes(name: str, shape: tuple[int, ...]) -> None:
+    array = np.asarray(init.get(name)(shape, np.random.default_rng(3)))
+    assert array.shape == shape
+    assert np.isfinite(array).all()
+
+
+def test_parameters_of_initializers() -> None:
+    random = np.random.default_rng(1)
+    assert (init.constant(0.5)((3,), random) == 0.5).all()
+    assert normal_of(math.sqrt(2 / (1.25 * 300)))(init.he(slope=0.5)(DENSE, random))
+    assert is_orthogonal(init.orthogonal(gain=3.0)(DENSE, random) / 3)
+    assert uniform_within(0.5)(init.uniform(0.5)(DENSE, random))
+    assert normal_of(2.0)(init.normal(2.0)(DENSE, random))
+
+
+def test_a_factory_that_was_not_called_is_called() -> None:
+    a, b = (get((3, 3), np.random.default_rng(1)) for get in (init.get(init.xavier), init.xavier()))  # type: ignore[arg-type]
+    assert (a == b).all()
+    with pytest.raises(UsageError, match="found 3"):
+        init.get(3)  # type: ignore[arg-type]
+
+
+def test_parameters_depend_on_seed_and_name_alone() -> None:
+    def net(*extra: L.Layer) -> L.Sequential:
+        return L.Sequential(*extra, L.Dense(4, name="a"), L.Dense(4, name="b"))
+
+    one = net().build(x=("batch", 4)).parameters()
+    again = net().build(x=("batch", 4)).parameters()
+    other_order = L.Sequential(L.Dense(4, name="b"), L.Dense(4, name="a")).build(x=("batch", 4)).parameters()
+    longer = net(L.Dense(4, name="first")).build(x=("batch", 4)).parameters()
+    seeded = net().build(seed=1, x=("batch", 4)).parameters()
+    for name in ("a.weight", "b.weight"):
+        assert (one[name] == again[name]).all()
+        assert (one[name] == other_order[name]).all()
+        assert (one[name] == longer[name]).all()
+        assert (one[name] != seeded[name]).all()
+    assert (one["a.weight"] != one["b.weight"]).all()
+    assert one["a.weight"].dtype == np.float32
