@@ -1,0 +1,134 @@
+"""Milliseconds a training step, ours beside others', as ratios from one run.
+
+    python benchmarks/steps.py [--peer-python PYTHON] [--json FILE] [--data-dir MNIST]
+
+Each contender is a process of its own. They take turns of a few steps, so that a machine that slows down slows all of
+them; the medians are over all turns. Run it with nothing else on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+PEERS = Path(__file__).parent / "peers"
+NETS = ("mlp", "lenet")
+
+
+class Worker:
+    """A contender: a process that makes its step and then waits to be told to run it."""
+
+    def __init__(self, python: str, script: str, net: str, threads: int) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(PEERS)}
+        command = [python, str(PEERS / script), net, str(threads)]
+        self.times: list[float] = []
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        if self._read() != "ready":
+            raise SystemExit(f"{' '.join(command)} could not make its step")
+
+    def run(self, steps: int) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        self.times += json.loads(self._read())
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+def compare_steps(net: str, threads: int, peer_python: str | None, rounds: int) -> dict[str, Any]:
+    """Median milliseconds of one step for each contender."""
+    workers = {"onnxmx": Worker(sys.executable, "onnxmx_step.py", net, threads)}
+    if peer_python:
+        workers["torch"] = Worker(peer_python, "torch_step.py", net, threads)
+    per_turn = 40 if net == "mlp" else 10
+    for _ in range(rounds):
+        for worker in workers.values():
+            worker.run(per_turn)
+    for worker in workers.values():
+        worker.stop()
+    return {"net": net, "threads": threads, **{name: statistics.median(w.times) for name, w in workers.items()}}
+
+
+def compare_epochs(data_dir: str, threads: int, peer_python: str, rounds: int) -> dict[str, Any]:
+    """Median seconds of whole processes that train LeNet on MNIST for an epoch and evaluate it, in turns."""
+    walls: dict[str, list[float]] = {"onnxmx": [], "torch": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            ours = [sys.executable, "-m", "onnxmx.cli", "train", "lenet", "--data", "mnist", "--data-dir", data_dir]
+            ours += ["--epochs", "1", "--seed", "1", "--threads", str(threads), "-o", f"{folder}/run"]
+            walls["onnxmx"].append(wall(ours))
+        walls["torch"].append(wall([peer_python, str(PEERS / "torch_epoch.py"), data_dir, str(threads)]))
+    return {"net": "lenet epoch", "threads": threads, **{name: statistics.median(t) for name, t in walls.items()}}
+
+
+def wall(command: list[str]) -> float:
+    """Seconds that a command takes as a whole process."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def show(row: dict[str, Any], unit: str) -> str:
+    line = f"{row['net']:<12} threads {row['threads']}   onnxmx {row['onnxmx']:8.2f} {unit}"
+    if "torch" in row:
+        line += f"   torch {row['torch']:8.2f} {unit}   ratio {row['onnxmx'] / row['torch']:.2f}"
+    return line
+
+
+def machine() -> dict[str, str]:
+    """The processor and what runs on it."""
+    import onnxruntime
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": str(os.cpu_count()),
+        "onnxruntime": onnxruntime.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", help="a Python whose environment has torch")
+    parser.add_argument("--data-dir", help="the folder of the MNIST files: compares whole epochs too (needs a peer)")
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each contender")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    options = parser.parse_args()
+    rows = []
+    print("  ".join(f"{k} {v}" for k, v in machine().items()), flush=True)
+    print("one training step, batch 64, Adam, clip 1.0", flush=True)
+    for net in NETS:
+        for threads in (1, 2):
+            rows.append(compare_steps(net, threads, options.peer_python, options.rounds))
+            print(show(rows[-1], "ms"), flush=True)
+    if options.data_dir and options.peer_python:
+        for threads in (1, 2):
+            rows.append(compare_epochs(options.data_dir, threads, options.peer_python, 3))
+            print(show(rows[-1], "s "), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
