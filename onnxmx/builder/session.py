@@ -25,13 +25,13 @@ def open_session(
 ) -> Any:
     """An `onnxruntime.InferenceSession` for a serialized model.
 
-    threads: worker threads inside an operator; by default the cores of this machine.
+    threads: worker threads inside an operator; by default the cores this process may use.
     provider: "cpu" or "cuda".
     Raises GraphError when ONNX Runtime refuses the graph.
     """
     ort = runtime()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.intra_op_num_threads = threads or _cores()
     options.log_severity_level = 3
     # Without this, threads of an idle session go on spinning and slow down the others of the process.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -44,6 +44,11 @@ def open_session(
             f"expected a graph that ONNX Runtime {ort.__version__} can run; it refused this one: {error}",
             mend="A newer onnxruntime may know its operators.",
         ) from error
+
+
+def _cores() -> int:
+    """The cores that this process may use: in a container often fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _providers(ort: Any, provider: str) -> list[str]:

@@ -23,6 +23,16 @@ def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
 
 
+def test_a_reader_of_the_former_file_reads_on(tmp_path: Path) -> None:
+    """A file that is renamed over another is never half of either, even to who has the other one open."""
+    path = tmp_path / "file"
+    write_atomic(path, b"former")
+    with open(path, "rb") as reader:
+        write_atomic(path, b"the new one")
+        assert reader.read() == b"former"
+    assert path.read_bytes() == b"the new one"
+
+
 def test_a_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
     write_atomic(tmp_path / "a", b"")
     (tmp_path / "b").write_bytes(b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,19 @@ def test_summary_counts_shared_parameters_once_and_statistics_as_not_trainable()
     assert matmul.flops == 2 * 7 * 5 * 3
 
 
+def test_a_deep_net_is_built_quickly() -> None:
+    """150 residual blocks, as many convolutions as resnet152 has; 0.15 s on two busy cores of 2024."""
+
+    def block() -> L.Layer:
+        return L.Residual(L.Sequential(L.Conv2D(16, 3, padding="same"), L.BatchNorm(), L.Activation("relu")))
+
+    net = L.Sequential(*[block() for _ in range(150)])
+    start = time.process_time()
+    model = net.build(image=("batch", 16, 32, 32))
+    assert time.process_time() - start < 1.5
+    assert len(model.ir.graph) == 600
+
+
 # --- damaged and hostile files
 def bad(data: bytes) -> str:
     with pytest.raises(ModelFileError) as caught:
@@ -241,7 +255,12 @@ def test_damaged_metadata_shows_when_loaded() -> None:
         assert "onnxmx.trainable expected a list of names" in bad(model.to_bytes())
 
 
-@settings(max_examples=300, deadline=2000)
+def test_text_that_is_not_utf8_is_refused() -> None:
+    """The checker passes it, and no one could save the model again."""
+    assert "file.onnx cannot be read" in bad(BYTES.replace(b"onnxmx.source", b"onnxmx.sourc\x80"))
+
+
+@settings(max_examples=300, deadline=5000)  # milliseconds; one takes 2
 @given(
     source=st.sampled_from([BYTES, foreign().SerializeToString()]),
     flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8),

@@ -1,0 +1,50 @@
+"""Opening a graph: what is missing, what is refused, and where a line in an error points."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+import onnxmx.builder.layers as L
+from onnxmx.builder.model import build
+from onnxmx.builder.session import open_session
+from onnxmx.builder.source import line_of, user_line
+from onnxmx.errors import GraphError, MissingExtraError, UsageError
+
+BYTES = build(L.relu, x=("batch", 3)).to_bytes()
+
+
+def test_without_onnxruntime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'onnxmx\[cpu\]'"):
+        open_session(BYTES)
+
+
+def test_providers() -> None:
+    with pytest.raises(UsageError, match="expected 'cpu' or 'cuda'; found 'tpu'"):
+        open_session(BYTES, provider="tpu")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(MissingExtraError, match=r"pip install 'onnxmx\[gpu\]'"):
+            open_session(BYTES, provider="cuda")
+
+
+def test_a_graph_that_is_refused() -> None:
+    with pytest.raises(GraphError, match=r"expected a graph that ONNX Runtime .* can run; it refused this one"):
+        open_session(b"not a graph")
+
+
+def test_a_line_says_nothing_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Path(__file__)
+    code = user_line.__code__  # a function of the package: named from the package on
+    for folder, name in (
+        (here.parent, "test_session.py"),
+        (here.parent.parent, "builder/test_session.py"),
+        (tmp_path, "test_session.py"),
+    ):
+        monkeypatch.chdir(folder)
+        assert (user_line() or "").rpartition(":")[0] == name.replace("/", "\\" if sys.platform == "win32" else "/")
+    assert line_of(user_line) == f"onnxmx/builder/source.py:{code.co_firstlineno}"
+    assert line_of(len) is None
