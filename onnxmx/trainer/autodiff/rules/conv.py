@@ -85,13 +85,13 @@ def _dw(g: GraphBuilder, x: ir.Value, w: ir.Value, dy: ir.Value, window: Window,
     n = len(window.size)
     channels = static(x, 1) // group
     units = static(dy, 1)
-    space = list(range(3, 3 + n))
     # x: (N, G C, *S) -> (1, G N, *S[:-1], S[-1] C)
-    rows = g.reshape(x, [-1, group, channels, *window.size]) if group > 1 else g.unsqueeze(x, [1])
-    rows = g.transpose(rows, [1, 0, *space, 2])
-    if group > 1:
-        rows = g.reshape(rows, [1, -1, *window.size, channels])
-    rows = g.reshape(rows, [1, 0, *window.size[:-1], window.size[-1] * channels])
+    if group == 1:
+        rows = g.transpose(x, [0, *range(2, n + 2), 1])
+    else:
+        rows = g.reshape(x, [-1, group, channels, *window.size])
+        rows = g.transpose(rows, [1, 0, *range(3, n + 3), 2])
+    rows = g.reshape(rows, [1, -1, *window.size[:-1], window.size[-1] * channels])
     # dy: (N, O, *S') -> (O, N, *S')
     kernel = g.transpose(dy, [1, 0, *range(2, 2 + n)])
     last = [1] * (n - 1) + [channels]
