@@ -38,7 +38,8 @@ def imported(name: str, nodes: Iterator[ast.AST]) -> set[str]:
             assert node.level == 0, f"{name}:{node.lineno} imports relatively"
             for alias in node.names:
                 below = f"{node.module}.{alias.name}"
-                found.add(below if below in MODULES else str(node.module))
+                if below != "onnxmx.__version__":  # the one name that the package itself holds
+                    found.add(below if below in MODULES else str(node.module))
     return {m for m in found if m in MODULES} - {name}
 
 

@@ -91,7 +91,10 @@ def test_a_file_of_an_older_opset_is_converted() -> None:
 def test_the_long_name_of_the_standard_domain() -> None:
     proto = foreign()
     proto.opset_import[0].domain = "ai.onnx"
-    assert from_bytes(proto.SerializeToString()).outputs["y"].shape == ("n", 1)
+    model = from_bytes(proto.SerializeToString())
+    assert model.outputs["y"].shape == ("n", 1)
+    assert {o.version for o in model.to_proto().opset_import} == {20}
+    assert model(np.zeros((2, 4), np.float32)).shape == (2, 1)
 
 
 def test_batch_statistics_of_a_foreign_file_are_not_trainable() -> None:
