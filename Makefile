@@ -28,9 +28,10 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix onnxmx tests benchmarks examples
 	$(BIN)/ruff format onnxmx tests benchmarks examples
 
-# Peers: make bench PEER_PYTHON=/path/to/python, an environment of its own that has torch.
+# make bench PEER_PYTHON=/path/to/python DATA_DIR=/path/to/mnist: an environment of its own that has torch, and the
+# MNIST files for whole epochs. Both may be left out.
 bench: $(STAMP)
-	$(BIN)/python benchmarks/steps.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
+	$(BIN)/python benchmarks/steps.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 clean:
 	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
