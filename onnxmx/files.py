@@ -29,7 +29,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | Iterable[bytes]) ->
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise _explain(error, path) from error
+        raise explain(error, path) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -43,7 +43,8 @@ def sha256(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
-def _explain(error: OSError, path: Path) -> OnnxmxError:
+def explain(error: OSError, path: Path) -> OnnxmxError:
+    """The error for a write to `path` that failed, with what to do about it."""
     mend = {
         errno.ENOSPC: "The disk is full: free some space, or write to another disk with -o.",
         errno.EDQUOT: "The disk quota is used up: free some space, or write to another disk with -o.",

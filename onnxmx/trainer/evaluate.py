@@ -10,9 +10,11 @@ import onnx_ir as ir
 
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import open_session, runtime
+from onnxmx.builder.values import Dim, show_shape
 from onnxmx.errors import DataError
 from onnxmx.trainer import losses, metrics
 from onnxmx.trainer.data import Dataset, Loader
+from onnxmx.trainer.forward import only_output
 from onnxmx.trainer.step import compile_measures
 
 OrtValue = Any
@@ -31,7 +33,7 @@ def evaluate(
 
     Raises DataError where the data does not fit the model.
     """
-    return Evaluator(model, loss=loss, measure=measure, threads=threads).run(fit_inputs(model, data), batch_size)
+    return Evaluator(model, loss=loss, measure=measure, threads=threads).run(fit_data(model, data, loss), batch_size)
 
 
 class Evaluator:
@@ -48,24 +50,52 @@ class Evaluator:
     ) -> None:
         rules = losses.get(loss)
         self._metrics = metrics.chosen(measure, rules)
-        self._output = next(iter(model.outputs))
+        self._output = only_output(model).name or ""
+        self._batch = _fixed_batch(model)
         graph = _with_parameters_as_inputs(model) if live else model.to_bytes()
         self._model = open_session(graph, threads=threads)
         self._measures = open_session(compile_measures(model.outputs[self._output], rules, self._metrics), threads=1)
 
     def run(self, data: Dataset, batch_size: int, weights: Mapping[str, OrtValue] | None = None) -> dict[str, float]:
-        """The mean over the samples of `data`, by name; `loss` first. weights: ONNX Runtime values by parameter."""
+        """The mean over the samples of `data`, by name; `loss` first. weights: ONNX Runtime values by parameter.
+
+        batch_size: a model of a fixed batch is run on batches of that size instead.
+        """
         value = runtime().OrtValue.ortvalue_from_numpy
         names = ["loss", *(f"metric.{m.name}" for m in self._metrics)]
         total = np.zeros(len(names))
         label = next(iter(data.labels))
-        for _, batch in Loader(data, batch_size, shuffle=False).epoch(0):
+        if self._batch and len(data) % self._batch:
+            raise DataError(
+                f"the model expected batches of exactly {self._batch} samples; found {len(data)} in {data.name}",
+                mend="Take a multiple of that, or export the model with a symbolic batch dimension.",
+            )
+        for _, batch in Loader(data, self._batch or batch_size, shuffle=False).epoch(0):
             target = batch.pop(label)
             feeds = {name: value(array) for name, array in batch.items()} | dict(weights or {})
             (output,) = self._model.run_with_ort_values([self._output], feeds)
             measured = self._measures.run_with_ort_values(names, {"output": output, "label": value(target)})
             total += len(target) * np.array([m.numpy() for m in measured], np.float64)
         return {n.removeprefix("metric."): float(t) for n, t in zip(names, total / len(data), strict=True)}
+
+
+def fit_data(model: Model, data: Dataset, loss: str | losses.Loss) -> Dataset:
+    """`fit_inputs`, and the label checked against what the loss takes. Raises DataError where it does not fit."""
+    data = fit_inputs(model, data)
+    rules = losses.get(loss)
+    shape, kind = rules.label(only_output(model))
+    name, found = next(iter(data.labels.items()))
+    if found.dtype != kind.numpy() or not _agree(shape[1:], found.shape[1:]):
+        raise DataError(
+            f"{rules.name} expected labels of {kind.numpy().name} {show_shape(shape)} for this model; "
+            f"found {name!r} of {found.dtype} {show_shape(('batch', *found.shape[1:]))} in {data.name}",
+            mend="softmax_cross_entropy takes class numbers, integers; mean_squared_error takes floats of the shape of "
+            "the model's output.",
+        )
+    *_, classes = next(iter(model.outputs.values())).shape or (None,)
+    if rules.classes and isinstance(classes, int):
+        data.check_classes(classes)
+    return data
 
 
 def fit_inputs(model: Model, data: Dataset) -> Dataset:
@@ -77,29 +107,43 @@ def fit_inputs(model: Model, data: Dataset) -> Dataset:
             f"the model expected the inputs {sorted(model.inputs)}; found {sorted(data.inputs)} in {data.name}"
         )
     for name, shape in data.input_shapes.items():
-        expected = (model.inputs[name].shape or ())[1:]
-        if len(shape) != len(expected) or any(
-            isinstance(e, int) and e != d for e, d in zip(expected, shape, strict=True)
-        ):
+        port = model.inputs[name]
+        if port.dtype != np.float32:
+            raise DataError(
+                f"the model's input {name!r} expected {port.dtype}; found float32, as every input of a dataset is read",
+                mend="Train models of float32 inputs.",
+            )
+        expected = (port.shape or ())[1:]
+        if not port.shape or not _agree(expected, shape):
             raise DataError(
                 f"the model's input {name!r} expected samples of shape {expected}; found {shape} in {data.name}",
                 mend="Train or choose a model for this data, or another dataset.",
             )
     if len(data.labels) != 1:
         raise DataError(f"expected one label in {data.name}; found {sorted(data.labels)}")
-    if data.classes is not None:
-        *_, classes = next(iter(model.outputs.values())).shape or (None,)
-        if isinstance(classes, int):
-            data.check_classes(classes)
     return data
+
+
+def _agree(expected: Sequence[Dim], found: Sequence[int]) -> bool:
+    """Whether the sizes found are those expected, where these are numbers."""
+    return len(expected) == len(found) and all(
+        not isinstance(e, int) or e == d for e, d in zip(expected, found, strict=True)
+    )
+
+
+def _fixed_batch(model: Model) -> int | None:
+    """The number of samples that the model's inputs are fixed to, or None."""
+    sizes = [port.shape[0] for port in model.inputs.values() if port.shape]
+    return next((d for d in sizes if isinstance(d, int)), None)
 
 
 def _with_parameters_as_inputs(model: Model) -> bytes:
     """The model's file with its parameters listed among its inputs, which lets a run replace them."""
     proto: Any = ir.to_proto(model.ir)
     parameters = model.parameters()
+    listed = {port.name for port in proto.graph.input}  # an old file lists them already
     for tensor in proto.graph.initializer:
-        if tensor.name in parameters:
+        if tensor.name in parameters and tensor.name not in listed:
             port = proto.graph.input.add()
             port.name = tensor.name
             port.type.tensor_type.elem_type = tensor.data_type

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 from onnxmx.builder.graph import GraphBuilder
 from onnxmx.builder.model import Model
-from onnxmx.errors import GraphError
+from onnxmx.errors import GraphError, ShapeError
 from onnxmx.trainer.functions import BatchNorm, Dropout
 
 Values = Mapping[str, ir.Value]
@@ -43,45 +44,94 @@ _NEVER_FALLING = frozenset({"Relu", "Sigmoid", "Tanh", "Softplus", "Elu"})
 
 
 def copy_model(g: GraphBuilder, model: Model, values: Values, training: Training | None = None) -> dict[str, ir.Value]:
-    """Copy the nodes of `model` into `g`.
+    """Copy the nodes of `model` into `g`, the bodies of its functions in place of the nodes that call them.
 
     values: what stands for the model's inputs and for those of its parameters that are not to be constants.
     training: given, the copy is the training form.
-    Returns the outputs by name.
+    Returns the outputs by name. Raises GraphError where a node cannot be copied.
     """
-    graph = model.ir.graph
+    graph = _without_functions(model.ir).graph
     known: dict[ir.Value | None, ir.Value | None] = {None: None}
-    for value in graph.inputs:
-        known[value] = values[value.name or ""]
     for name, value in graph.initializers.items():
         if name in values:
             known[value] = values[name]
         elif value.const_value is not None:
             known[value] = g.constant(value.const_value.numpy())
-    delayed: dict[ir.Value, ir.Node] = {}
+    for value in graph.inputs:
+        if value not in known:  # an old file lists its initializers among the inputs
+            known[value] = values[value.name or ""]
+    delayed: dict[ir.Value | None, ir.Node] = {}
     for node in graph:
-        inputs = [known[x] for x in node.inputs]
+        _check_copyable(node)
+        inputs = [_known(known, x, node) for x in node.inputs]
         if training is not None and _may_follow_its_pool(node):
             known[node.outputs[0]], delayed[node.outputs[0]] = inputs[0], node
             continue
-        rewrite = _REWRITES.get(node.op_type) if training is not None and node.domain == "" else None
+        rewrite = _REWRITES.get(node.op_type) if training is not None else None
         outputs: Sequence[ir.Value] = rewrite(training, node, inputs) if rewrite and training else g.copy(node, inputs)
-        if node.op_type == "MaxPool" and (activation := delayed.get(node.inputs[0])) is not None:  # type: ignore[arg-type]
+        if node.op_type == "MaxPool" and (activation := delayed.get(node.inputs[0])) is not None:
             outputs = g.copy(activation, outputs)
         known.update(zip(node.outputs, outputs, strict=False))
-    return {v.name or "": _known(known, v) for v in graph.outputs}
+    return {v.name or "": found for v in graph.outputs if (found := _known(known, v, None)) is not None}
 
 
-def _known(known: Mapping[ir.Value | None, ir.Value | None], value: ir.Value) -> ir.Value:
-    found = known[value]
-    if found is None:
-        raise GraphError(f"the model's output {value.name!r} is not computed by any node")
-    return found
+def only_output(model: Model) -> ir.Value:
+    """The output of a model that has one. Raises ShapeError where it has several."""
+    outputs = list(model.ir.graph.outputs)
+    if len(outputs) != 1:
+        raise ShapeError(
+            f"a loss expected a model of one output; found {[v.name for v in outputs]}",
+            mend="Build the model with that output alone.",
+        )
+    return outputs[0]
+
+
+def _without_functions(model: ir.Model) -> ir.Model:
+    """The model with the bodies of its functions in place of the nodes that call them: operators have gradients."""
+    if not model.functions:
+        return model
+    copy = ir.from_proto(ir.to_proto(model))
+    passes.InlinePass()(copy)
+    return copy
+
+
+def _check_copyable(node: ir.Node) -> None:
+    """Raises GraphError for what neither a copy nor a gradient can be made of."""
+    source = node.metadata_props.get("onnxmx.source")
+    if node.domain not in ("", "ai.onnx"):
+        raise GraphError(
+            f"training expected operators of ai.onnx; found {node.domain}.{node.op_type} in {node.name!r}",
+            at=source,
+            mend="Export the model with standard operators.",
+        )
+    if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        raise GraphError(
+            f"training expected operators without graphs inside; found {node.op_type} in {node.name!r}",
+            at=source,
+            mend="Write the model without it, for example with the loop unrolled.",
+        )
+
+
+def _known(
+    known: Mapping[ir.Value | None, ir.Value | None], value: ir.Value | None, node: ir.Node | None
+) -> ir.Value | None:
+    """What stands for `value`, which `node` reads; for an output of the model node is None."""
+    if value not in known:
+        reader = f"{node.op_type} {node.name!r}" if node else "an output of the model"
+        made = value.producer() if value is not None else None
+        raise GraphError(
+            f"{reader} reads {value.name if value else None!r}, "
+            f"which {made.op_type if made else 'no node'} does not give in training",
+            mend="Take the first output alone.",
+        )
+    return known[value]
 
 
 def _may_follow_its_pool(node: ir.Node) -> bool:
     """Whether `node` is an activation that only a max pooling reads, so that the two may change places."""
     if node.op_type not in _NEVER_FALLING or node.outputs[0].is_graph_output():
+        return False
+    if node.attributes.get_float("alpha", 1.0) < 0:  # of Elu, which then falls below 0
         return False
     readers = [use.node for use in node.outputs[0].uses()]
     return len(readers) == 1 and readers[0].op_type == "MaxPool" and len(readers[0].outputs) == 1
@@ -95,7 +145,11 @@ def _dropout(training: Training, node: ir.Node, inputs: Sequence[ir.Value | None
     if len(node.inputs) > 1 and node.inputs[1] is not None:
         tensor = ir.convenience.get_const_tensor(node.inputs[1])
         if tensor is None:
-            raise GraphError(f"Dropout {node.name!r} expected a constant ratio; found a computed one")
+            raise GraphError(
+                f"Dropout {node.name!r} expected a constant ratio; found a computed one",
+                at=node.metadata_props.get("onnxmx.source"),
+                mend="Give the ratio as a number.",
+            )
         ratio = float(tensor.numpy())
     if ratio == 0.0:
         return [x]
@@ -114,7 +168,9 @@ def _batch_norm(training: Training, node: ir.Node, inputs: Sequence[ir.Value | N
     momentum = node.attributes.get_float("momentum", 0.9)
     for source, running, batch in ((node.inputs[3], running_mean, mean), (node.inputs[4], running_var, var)):
         assert source is not None
-        training.running[source.name or ""] = g.add(g.mul(running, momentum), g.mul(batch, 1.0 - momentum))
+        name = source.name or ""
+        former = training.running.get(name, running)  # a layer that is called twice moves them twice
+        training.running[name] = g.add(g.mul(former, momentum), g.mul(batch, 1.0 - momentum))
     return [y]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from types import FrameType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -23,10 +23,10 @@ from onnxmx.trainer import losses, metrics
 from onnxmx.trainer.clipping import ClipGlobalNorm
 from onnxmx.trainer.data import Dataset, Loader
 from onnxmx.trainer.engine import OrtEngine
-from onnxmx.trainer.evaluate import Evaluator, fit_inputs
+from onnxmx.trainer.evaluate import Evaluator, fit_data
 from onnxmx.trainer.optimizers import Adam, Optimizer
 from onnxmx.trainer.progress import Reporter, Silent, default_reporter
-from onnxmx.trainer.run_directory import Position, RunDirectory
+from onnxmx.trainer.run_directory import Log, Position, RunDirectory
 from onnxmx.trainer.step import StepGraph, compile_step, initial_state
 
 Array = np.ndarray[Any, Any]
@@ -56,8 +56,12 @@ class Plan:
         for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("log_every", 1)):
             if getattr(self, name) < low:
                 raise UsageError(f"{name} expected an integer of at least {low}; found {getattr(self, name)}")
+        if self.seed >= 2**63:
+            raise UsageError(f"seed expected an integer below 2^63; found {self.seed}")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads expected an integer of at least 1; found {self.threads}")
+        if not self.checkpoint_s >= 0:  # NaN too
+            raise UsageError(f"checkpoint_s expected a number of at least 0; found {self.checkpoint_s}")
 
 
 @dataclass
@@ -65,7 +69,8 @@ class Run:
     """A finished run.
 
     model: the model of the best epoch; last: that of the last one.
-    history: the measures of each epoch, `validation_*` among them where there was validation data.
+    history: the measures of each epoch, `validation_*` among them where there was validation data; those from before
+    a resumption too.
     """
 
     model: Model
@@ -98,11 +103,11 @@ def fit(
     plan = _plan(plan, options)
     optimizer = Adam() if optimizer is None else optimizer
     folder = RunDirectory(out) if out is not None else None
-    if folder and folder.started:
-        folder.claim()
+    if folder:
+        folder.claim(configured=True)
     # Through bytes, as a resumed run reads it: both go on from the same graph.
     model = from_bytes(_with_facts(model, data, plan).to_bytes())
-    data, validation = fit_inputs(model, data), validation and fit_inputs(model, validation)
+    data, validation = _fit_both(model, data, validation, plan)
     step = compile_step(
         model,
         loss=plan.loss,
@@ -113,10 +118,13 @@ def fit(
         label=next(iter(data.labels)),
     )
     state = initial_state(model, optimizer, plan.seed)
+    # Before the first file: what cannot be trained leaves nothing behind.
+    trainer = _Trainer(model, step, state, data, validation, plan, folder, _reporter(progress))
     if folder:
+        folder.sweep()
         model.save(folder.last)
-        step.save(folder.path, state)
-    return _Trainer(model, step, state, data, validation, plan, folder, _reporter(progress)).run(Position())
+        step.save(folder.path, state, {"identity": trainer.identity})
+    return trainer.run(Position())
 
 
 def _plan(plan: Plan | None, options: dict[str, Any]) -> Plan:
@@ -138,8 +146,9 @@ def resume(
     if not run.started:
         raise CheckpointError(f"{run.path} expected a run that has started; found none", mend="Train it with -o first.")
     model, step = load(run.last), StepGraph.load(run.path)
-    data, validation = fit_inputs(model, data), validation and fit_inputs(model, validation)
-    state, position = run.load_checkpoint(_identity(step, data, plan))
+    data, validation = _fit_both(model, data, validation, plan)
+    state, position = run.load_checkpoint(_identity(step, data, validation, plan))
+    run.sweep()
     run.rewind_log(position.log_bytes)
     return _Trainer(model, step, state, data, validation, plan, run, _reporter(progress)).run(position)
 
@@ -161,17 +170,18 @@ class _Trainer:
         self._model, self._plan, self._folder, self._reporter = model, plan, folder, reporter
         self._validation = validation
         self._loader = Loader(data, plan.batch_size, plan.seed)
-        self._identity = _identity(step, data, plan)
+        self.identity = _identity(step, data, validation, plan)
         self._engine = OrtEngine(step, state, threads=plan.threads, provider=plan.provider)
+        for size in {min(plan.batch_size, len(data)), len(data) % plan.batch_size} - {0}:
+            self._engine.check(data.batch(slice(size)))
         self._evaluator = (
             Evaluator(model, loss=plan.loss, measure=plan.measure, threads=plan.threads, live=True)
             if validation
             else None
         )
         self._weights = list(model.parameters())
-        self._history: list[Measures] = []
         self._best: Model | None = None
-        self._log: BinaryIO | None = None
+        self._log: Log | None = None
 
     def run(self, position: Position) -> Run:
         self._position = position
@@ -180,7 +190,7 @@ class _Trainer:
         self._saved = time.monotonic()
         try:
             if self._folder:
-                self._log = self._folder.log.open("ab", buffering=0)
+                self._log = Log(self._folder.log)
             with _interrupts(self._folder is not None) as interrupted:
                 while position.epoch < self._plan.epochs:
                     self._epoch(interrupted)
@@ -192,29 +202,30 @@ class _Trainer:
         last = self._current()
         if self._folder:
             last.save(self._folder.last)
-            return Run(load(self._folder.best), last, self._history)
-        return Run(self._best or last, last, self._history)
+            return Run(load(self._folder.best), last, position.history)
+        return Run(self._best or last, last, position.history)
 
     def _epoch(self, interrupted: threading.Event) -> None:
         position, plan = self._position, self._plan
-        name = f"{position.epoch + 1}/{plan.epochs}"
+        epoch = f"{position.epoch + 1}/{plan.epochs}"
         with closing(self._loader.epoch(position.epoch, position.batch)) as batches:  # type: ignore[type-var]
             for index, batch in batches:
                 measured = self._engine.step(batch)
-                if not math.isfinite(measured["loss"]):
-                    raise self._diverged(measured["loss"], index)
+                for name in ("loss", "grad_norm"):
+                    if not math.isfinite(measured[name]):
+                        raise self._diverged(name, measured[name], index)
                 size = len(next(iter(batch.values())))
                 for key, value in measured.items():
                     position.sums[key] = position.sums.get(key, 0.0) + value * size
                 position.samples += size
                 position.batch = index + 1
-                self._reporter.step(name, size, {**self._means(), "lr": measured["lr"]})
+                self._reporter.step(epoch, size, {**self._means(), "lr": measured["lr"]})
                 if (index + 1) % plan.log_every == 0:
                     self._write_log({"epoch": position.epoch + 1, "batch": index + 1, **measured})
                 if interrupted.is_set() and self._folder:
                     self._checkpoint()
                     raise TrainingError(
-                        f"stopped after batch {index + 1} of epoch {name}; the run is saved",
+                        f"stopped after batch {index + 1} of epoch {epoch}; the run is saved",
                         mend=f"Go on with: onnxmx train --resume {self._folder.path}",
                     )
                 if time.monotonic() - self._saved >= plan.checkpoint_s:
@@ -230,7 +241,7 @@ class _Trainer:
         position.epoch += 1
         position.batch, position.sums, position.samples = 0, {}, 0
         measures = {"epoch": position.epoch, **measures}
-        self._history.append(measures)
+        position.history.append(measures)
         self._reporter.epoch(
             f"{position.epoch}/{self._plan.epochs}", {k: v for k, v in measures.items() if k != "epoch"}
         )
@@ -252,7 +263,7 @@ class _Trainer:
         key, sign = ("loss", -1) if metric is None else (metric.name, 1 if metric.larger_is_better else -1)
         key, sign = (f"validation_{key}", sign) if self._validation else ("loss", -1)
         best = self._position.best
-        return best is None or sign * measures[key] > sign * best[key]
+        return best is None or math.isnan(best[key]) or sign * measures[key] > sign * best[key]
 
     def _means(self) -> Measures:
         """The means over the epoch so far, of all but the learning rate."""
@@ -263,7 +274,7 @@ class _Trainer:
         """The model as it is now, with what it was made from in its metadata."""
         state = self._engine.state()
         model = self._model.with_parameters({name: state[name] for name in self._weights})
-        made = {**self._identity, "epoch": self._position.epoch, "steps": int(state["step"])}
+        made = {**self.identity, "epoch": self._position.epoch, "steps": int(state["step"])}
         made.pop("step_digest")
         model.metadata["onnxmx.provenance"] = json.dumps(made)
         return model
@@ -271,17 +282,17 @@ class _Trainer:
     def _checkpoint(self) -> None:
         if self._folder:
             self._position.log_bytes = self._log.tell() if self._log else 0
-            self._folder.save_checkpoint(self._engine.state(), self._position, self._identity)
+            self._folder.save_checkpoint(self._engine.state(), self._position, self.identity)
             self._saved = time.monotonic()
 
     def _write_log(self, line: dict[str, Any]) -> None:
         if self._log:
-            self._log.write(json.dumps(line).encode() + b"\n")
+            self._log.write(line)
 
-    def _diverged(self, loss: float, index: int) -> TrainingError:
+    def _diverged(self, name: str, found: float, index: int) -> TrainingError:
         samples = self._loader.indices(self._position.epoch, index)[:8].tolist()
         return TrainingError(
-            f"the loss expected a finite number; found {loss} at batch {index + 1} of epoch {self._position.epoch + 1} "
+            f"{name} expected a finite number; found {found} at batch {index + 1} of epoch {self._position.epoch + 1} "
             f"(samples {', '.join(map(str, samples))} ...)",
             mend="Lower the learning rate, clip the gradients (--clip 1.0), or look at those samples.",
         )
@@ -292,17 +303,24 @@ def _with_facts(model: Model, data: Dataset, plan: Plan) -> Model:
     copy = model.with_parameters({})
     copy.metadata["onnxmx.loss"] = losses.get(plan.loss).name
     copy.metadata["onnxmx.preprocessing"] = json.dumps(data.preprocessing.to_dict())
+    copy.metadata.pop("onnxmx.classes", None)  # those of what the model learned before
     if data.classes is not None:
         copy.metadata["onnxmx.classes"] = json.dumps(list(data.classes))
     return copy
 
 
-def _identity(step: StepGraph, data: Dataset, plan: Plan) -> dict[str, Any]:
+def _fit_both(model: Model, data: Dataset, validation: Dataset | None, plan: Plan) -> tuple[Dataset, Dataset | None]:
+    return fit_data(model, data, plan.loss), None if validation is None else fit_data(model, validation, plan.loss)
+
+
+def _identity(step: StepGraph, data: Dataset, validation: Dataset | None, plan: Plan) -> dict[str, Any]:
     """What a run and its continuation must share to end in the same bytes."""
     return {
         "step_digest": step.spec["digest"],
         "data": data.name,
         "data_digest": data.digest(),
+        "validation_digest": validation.digest() if validation is not None else None,
+        "epochs": plan.epochs,
         "seed": plan.seed,
         "batch_size": plan.batch_size,
         "threads": plan.threads or os.cpu_count() or 1,

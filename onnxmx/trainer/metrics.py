@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.ops import FLOAT
-from onnxmx.errors import unknown_name
+from onnxmx.errors import UsageError, unknown_name
 from onnxmx.trainer.losses import Loss, LossFunction
 
 
@@ -52,7 +52,14 @@ def get(metric: str | Metric) -> Metric:
 
 
 def chosen(measure: Sequence[str | Metric] | None, loss: Loss) -> list[Metric]:
-    """The metrics asked for; None stands for the one that goes with the loss."""
+    """The metrics asked for; None stands for the one that goes with the loss.
+
+    Raises UsageError for a name that comes twice or is that of another output of a step.
+    """
     if measure is None:
         return [METRICS["accuracy" if loss.classes else "mean_absolute_error"]]
-    return [get(m) for m in measure]
+    found = [get(m) for m in measure]
+    names = ["loss", "grad_norm", "lr", *(m.name for m in found)]
+    if taken := [name for k, name in enumerate(names) if name in names[:k]]:
+        raise UsageError(f"measure expected metrics of different names; found {taken[0]!r} twice", mend="Rename one.")
+    return found

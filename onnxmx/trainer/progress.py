@@ -66,7 +66,11 @@ class Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[text]}"))
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+        )
         self._progress = Progress(*columns, console=Console(stderr=True), refresh_per_second=8)
         self._drawn = 0.0
 
@@ -84,7 +88,7 @@ class Bar:
             self._progress.update(self._task, completed=self._pace.done, epoch=epoch, text=text)
 
     def epoch(self, epoch: str, measures: Mapping[str, float]) -> None:
-        self._progress.console.print(f"epoch {epoch}  {show(measures)}", highlight=False)
+        self._progress.console.print(f"epoch {epoch}  {show(measures)}", highlight=False, markup=False)
 
     def end(self) -> None:
         self._progress.update(self._task, completed=self._pace.done)

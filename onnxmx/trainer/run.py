@@ -7,17 +7,21 @@ import importlib.util
 import inspect
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from onnxmx import models
 from onnxmx.builder.layers import Layer
 from onnxmx.builder.model import Model, load
+from onnxmx.builder.source import line_of
 from onnxmx.errors import CheckpointError, ModelFileError, OnnxmxError, UsageError, unknown_name
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.data import Dataset, get_dataset
 from onnxmx.trainer.loop import Run, fit, resume
 from onnxmx.trainer.run_directory import RunDirectory
+from onnxmx.trainer.step import StepGraph, settings
 
 
 def train(config: TrainConfig, out: str | os.PathLike[str], *, progress: bool = True) -> Run:
@@ -28,18 +32,17 @@ def train(config: TrainConfig, out: str | os.PathLike[str], *, progress: bool = 
     optimizer, plan = config.make_optimizer(), config.make_plan()
     data, validation = _datasets(config)
     model = resolve_model(config.model, data, config.seed)
+    clip = config.make_clip()
     # From here on `--resume` can repeat the run from its start.
     config.save(folder.config)
-    return fit(
-        model,
-        data,
-        validation=validation,
-        optimizer=optimizer,
-        clip=config.make_clip(),
-        plan=plan,
-        out=out,
-        progress=progress,
-    )
+    try:
+        return fit(
+            model, data, validation=validation, optimizer=optimizer, clip=clip, plan=plan, out=out, progress=progress
+        )
+    except OnnxmxError:
+        if not folder.started:  # it cannot start: the folder is free for the next attempt
+            folder.config.unlink(missing_ok=True)
+        raise
 
 
 def resume_run(folder: str | os.PathLike[str], *, progress: bool = True) -> Run:
@@ -53,6 +56,7 @@ def resume_run(folder: str | os.PathLike[str], *, progress: bool = True) -> Run:
     config = TrainConfig.load(run.config)
     data, validation = _datasets(config)
     if run.started:
+        _check_settings(run, config)
         return resume(folder, data, validation, config.make_plan(), progress=progress)
     model = resolve_model(config.model, data, config.seed)
     return fit(
@@ -75,14 +79,27 @@ def resolve_model(name: str, data: Dataset | None = None, seed: int = 0) -> Mode
     """
     path, _, function_name = name.rpartition(":")
     if path.endswith(".py"):
-        return _build(_load_function(Path(path), function_name), data, seed)
+        with _importable(Path(path).parent):
+            return _build(_load_function(Path(path), function_name), data, seed)
     if name in models.MODELS:
         return _build(models.get_model(name), data, seed)
-    if name.endswith((".onnx", ".ort")) or os.sep in name or Path(name).exists():
-        return load(name)
     if name.endswith(".py"):
         raise UsageError(f"{name} expected the name of a function after the file", mend=f"For example {name}:net")
+    if name.endswith(".onnx") or os.sep in name or Path(name).exists():
+        return load(name)
     raise unknown_name("model", name, models.MODELS)
+
+
+def _check_settings(run: RunDirectory, config: TrainConfig) -> None:
+    """Raises CheckpointError where config.toml asks for another step than the one that the run was started with."""
+    made = StepGraph.load(run.path).spec.get("settings", {})
+    asked = settings(config.loss, config.make_optimizer(), config.make_clip())
+    differ = [f"{k} (expected {made[k]}, found {v})" for k, v in asked.items() if k in made and made[k] != v]
+    if differ:
+        raise CheckpointError(
+            f"{run.config} differs from the run that was started here in {', '.join(differ)}",
+            mend="Put the former settings back, or start a new run in another folder.",
+        )
 
 
 def _datasets(config: TrainConfig) -> tuple[Dataset, Dataset]:
@@ -97,35 +114,65 @@ def _build(function: Any, data: Dataset | None, seed: int) -> Model:
     if data is not None:
         input_name, shape = next(iter(data.input_shapes.items()))
         given = {"input": shape, "classes": len(data.classes) if data.classes else None}
-    made = function(**{k: v for k, v in given.items() if k in takes and v is not None})
-    if isinstance(made, Model):
-        return made
-    if not isinstance(made, Layer):
-        raise UsageError(f"{function.__name__} expected to return a layer or a model; found {made!r}")
-    if shape is None or shape is inspect.Parameter.empty:
-        raise UsageError(
-            f"{function.__name__} expected its input's shape; found none", mend="Name a dataset with --data."
-        )
-    return made.build(seed=seed, **{input_name: ("batch", *shape)})
+    try:
+        made = function(**{k: v for k, v in given.items() if k in takes and v is not None})
+        if isinstance(made, Model):
+            return made
+        if not isinstance(made, Layer):
+            raise UsageError(
+                f"{function.__name__} expected to return a layer or a model; found {made!r}",
+                at=line_of(function),
+                mend="End it with, for example, return L.Sequential(L.Flatten(), L.Dense(10)).",
+            )
+        if shape is None or shape is inspect.Parameter.empty:
+            raise UsageError(
+                f"{function.__name__} expected its input's shape; found none", mend="Name a dataset with --data."
+            )
+        return made.build(seed=seed, **{input_name: ("batch", *shape)})
+    except OnnxmxError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise ModelFileError(
+            f"{function.__name__} expected to build a model from {sorted(given)} or nothing; "
+            f"it raised {type(error).__name__}: {error}",
+            at=line_of(function),
+            mend="Of its parameters only input and classes are filled in: give the others defaults.",
+        ) from error
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """A model's file may import what lies beside it, also while its function runs."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
 
 
 def _load_function(path: Path, name: str) -> Any:
     if not path.is_file():
         raise ModelFileError(f"no file {path}", mend="A model of your own is named path.py:function.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # A name of its own, or a random.py would take the place of the library's.
+    spec = importlib.util.spec_from_file_location(f"onnxmx_model_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))  # a model may import what lies beside it
+    sys.modules[spec.name] = module  # where dataclasses look up the annotations of a layer that is written there
     try:
         spec.loader.exec_module(module)
     except OnnxmxError:
         raise
     except Exception as error:  # the user's own code may raise anything
-        raise ModelFileError(f"{path} could not be imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.pop(0)
-    functions = {k: v for k, v in vars(module).items() if callable(v) and not k.startswith("_")}
-    if name not in functions:
-        raise unknown_name(f"function in {path}", name, functions)
-    return functions[name]
+        raise ModelFileError(
+            f"{path} expected a Python file that can be imported; it raised {type(error).__name__}: {error}",
+            mend="Run it with python to see where.",
+        ) from error
+    found = vars(module).get(name)
+    if not callable(found):
+        own = [
+            k for k, v in vars(module).items() if callable(v) and v.__module__ == spec.name and not k.startswith("_")
+        ]
+        raise unknown_name(f"function in {path}", name, own)
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 from dataclasses import asdict, dataclass, field
@@ -11,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from onnxmx.errors import CheckpointError
-from onnxmx.files import write_atomic
+from onnxmx.files import explain, write_atomic
 from onnxmx.trainer import state
 
 Array = np.ndarray[Any, Any]
 _KEPT = 2  # checkpoints; the older one is there in case the newer one is damaged
 _CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what write_atomic leaves behind when it is killed
+_SAME = "Resume with the data and settings that the run was started with, or start a new run."
 
 
 @dataclass
@@ -24,7 +28,8 @@ class Position:
     """Where a run stands: all that a checkpoint holds besides arrays.
 
     epoch, batch: the next batch to train on.   sums, samples: of the measures of this epoch so far.
-    best: the measures of the best epoch so far, with its number.   log_bytes: the length of metrics.jsonl.
+    best: the measures of the best epoch so far, with its number.   history: those of every epoch so far.
+    log_bytes: the length of metrics.jsonl.
     """
 
     epoch: int = 0
@@ -32,6 +37,7 @@ class Position:
     sums: dict[str, float] = field(default_factory=dict)
     samples: int = 0
     best: dict[str, float] | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
     log_bytes: int = 0
 
 
@@ -49,11 +55,15 @@ class RunDirectory:
         """Whether the run got as far as its hand-over, of which step.json is written last."""
         return (self.path / "step.json").is_file()
 
-    def claim(self) -> None:
-        """Raises CheckpointError where another run lives here: nothing of a user's is overwritten."""
-        if self.config.exists() or self.started:
+    def claim(self, *, configured: bool = False) -> None:
+        """Raises CheckpointError where another run lives here: nothing of a user's is overwritten.
+
+        configured: the config.toml that lies here is that of this run.
+        """
+        files = [self.path / "step.json", self.best, self.log] + ([] if configured else [self.config])
+        if found := [p.name for p in files if p.exists()]:
             raise CheckpointError(
-                f"{self.path} holds a run already",
+                f"{self.path} holds a run already: {found[0]}",
                 mend=f"Go on with it: onnxmx train --resume {self.path}; or choose another folder with -o.",
             )
 
@@ -74,20 +84,57 @@ class RunDirectory:
 
         Raises CheckpointError where it is damaged, or belongs to another run.
         """
-        newest = next(iter(self.checkpoints()), None)
-        if newest is None:
-            return state.load(self.path / "state.safetensors")[0], Position()
-        arrays, header = state.load(newest)
-        found = header.get("identity", {})
-        differ = [f"{k} (expected {v!r}, found {found.get(k)!r})" for k, v in identity.items() if found.get(k) != v]
+        path = next(iter(self.checkpoints()), None)
+        mend = "Delete it, and --resume goes on from the checkpoint before it."
+        if path is None:
+            path, mend = self.path / "state.safetensors", "Start the run again, in another folder."
+        arrays, header = state.load(path, mend)
+        made = header.get("identity", {})
+        differ = [f"{k} (expected {made.get(k)!r}, found {v!r})" for k, v in identity.items() if made.get(k) != v]
         if differ:
-            raise CheckpointError(
-                f"{newest} belongs to a run that differs in {', '.join(differ)}",
-                mend="Resume with the data and settings that the run was started with, or start a new run.",
-            )
-        return arrays, Position(**header["position"])
+            raise CheckpointError(f"{path} belongs to a run that differs in {', '.join(differ)}", mend=_SAME)
+        try:
+            return arrays, Position(**header.get("position", {}))
+        except TypeError as error:
+            raise CheckpointError(f"{path} was written by another version of onnxmx: {error}", mend=mend) from error
+
+    def sweep(self) -> None:
+        """Delete what a kill in the middle of a write left behind."""
+        for folder in (self.path, self._checkpoints):
+            for path in folder.glob(".*.tmp"):
+                if _TEMPORARY.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def rewind_log(self, length: int) -> None:
-        """Cut metrics.jsonl back to what it was at a checkpoint."""
+        """Cut metrics.jsonl back to what it was at a checkpoint, and to whole lines where it is shorter than that."""
         if self.log.exists() and self.log.stat().st_size != length:
-            write_atomic(self.log, self.log.read_bytes()[:length])
+            kept = self.log.read_bytes()[:length]
+            write_atomic(self.log, kept[: kept.rfind(b"\n") + 1])
+
+
+class Log:
+    """metrics.jsonl, open for more lines: one JSON object each, in the file as soon as it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise explain(error, path) from error
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Add a line. A number that JSON cannot say is left out. Raises OnnxmxError when the disk is full."""
+        said = {k: v for k, v in line.items() if not isinstance(v, float) or math.isfinite(v)}
+        data = json.dumps(said).encode() + b"\n"
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            raise explain(error, self._path) from error
+
+    def tell(self) -> int:
+        """The length of the file in bytes."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()

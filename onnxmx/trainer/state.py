@@ -25,8 +25,8 @@ def save(path: Path, arrays: dict[str, Array], header: dict[str, Any]) -> None:
     write_atomic(path, serialize(arrays, {_HEADER: text, _DIGEST: _digest(arrays, text)}))
 
 
-def load(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    """What `save` wrote. Raises CheckpointError where the file is missing, cut short or altered."""
+def load(path: Path, mend: str | None = None) -> tuple[dict[str, Array], dict[str, Any]]:
+    """What `save` wrote. Raises CheckpointError, which ends in `mend`, where it is missing, cut short or altered."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -35,18 +35,17 @@ def load(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         header = json.loads(metadata[_HEADER])
     except FileNotFoundError:
-        raise CheckpointError(f"no checkpoint at {path}") from None
+        raise CheckpointError(f"expected a checkpoint at {path}; found none", mend=mend) from None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path} expected a checkpoint; found a file that is cut short or altered ({error})", mend=_MEND
+            f"{path} expected a checkpoint; found a file that is cut short or altered ({error})", mend=mend
         ) from error
     found = _digest(arrays, metadata[_HEADER])
     if found != metadata.get(_DIGEST):
-        raise CheckpointError(f"{path} expected the digest {metadata.get(_DIGEST)}; found {found}", mend=_MEND)
+        raise CheckpointError(
+            f"{path} expected the digest {metadata.get(_DIGEST)}; found {found}: the file was altered", mend=mend
+        )
     return arrays, header
-
-
-_MEND = "Delete it, and --resume goes on from the checkpoint before it."
 
 
 def _digest(arrays: dict[str, Array], header: str) -> str:

@@ -22,17 +22,19 @@ import onnx_ir.passes.common as passes
 from onnxmx.builder.graph import Dim, GraphBuilder, Value
 from onnxmx.builder.model import Model, Port, check
 from onnxmx.builder.ops import INT64
-from onnxmx.errors import CheckpointError, GradientError, ShapeError
+from onnxmx.builder.source import user_line
+from onnxmx.errors import CheckpointError, GradientError, GraphError, ShapeError
 from onnxmx.files import sha256, write_atomic
 from onnxmx.trainer import losses, metrics, state
 from onnxmx.trainer.autodiff import gradients
 from onnxmx.trainer.clipping import ClipGlobalNorm, global_norm
-from onnxmx.trainer.forward import Training, copy_model
+from onnxmx.trainer.forward import Training, copy_model, only_output
 from onnxmx.trainer.optimizers import Optimizer
 from onnxmx.trainer.schedules import as_schedule
 
 Array = np.ndarray[Any, Any]
 FORMAT = "onnxmx.step/1"
+_AGAIN = "The file was altered or cut short. Put the original back, or train again."
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,10 @@ class StepGraph:
     data: bytes
     spec: dict[str, Any]
 
-    def save(self, folder: Path, state_arrays: dict[str, Array]) -> None:
-        """Write `step.onnx`, `step.json` and `state.safetensors`, the state to start from."""
+    def save(self, folder: Path, state_arrays: dict[str, Array], header: dict[str, Any] | None = None) -> None:
+        """Write `step.onnx`, `step.json` and `state.safetensors`, the state to start from, with `header` in it."""
         write_atomic(folder / "step.onnx", self.data)
-        state.save(folder / "state.safetensors", state_arrays, {})
+        state.save(folder / "state.safetensors", state_arrays, header or {})
         # Last, since it names the digest of the first: with it the hand-over is whole.
         write_atomic(folder / "step.json", json.dumps(self.spec, indent=2).encode())
 
@@ -59,12 +61,12 @@ class StepGraph:
         try:
             data = (folder / "step.onnx").read_bytes()
             spec = json.loads((folder / "step.json").read_bytes())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder} expected step.onnx and step.json; found {error}") from error
-        if sha256(data) != spec.get("digest"):
+            expected = spec["digest"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise CheckpointError(f"{folder} expected step.onnx and step.json; found {error!r}", mend=_AGAIN) from error
+        if sha256(data) != expected:
             raise CheckpointError(
-                f"{folder / 'step.onnx'} expected the digest {spec.get('digest')}; found {sha256(data)}",
-                mend="The file was altered or cut short. Put the original back, or train again.",
+                f"{folder / 'step.onnx'} expected the digest {expected}; found {sha256(data)}", mend=_AGAIN
             )
         return cls(data, spec)
 
@@ -84,47 +86,42 @@ def compile_step(
     measure: metrics beside the loss; by default the one that goes with it.
     total: the steps of the run, for schedules that end with it.
     label: the name of the label in a batch.
-    Raises GradientError where an operator between the loss and a parameter has no rule.
+    The bytes are a function of the arguments alone, not of where this is called.
+    Raises GradientError where an operator between the loss and a parameter has no rule, ShapeError where model, loss
+    and label do not fit.
     """
     g = GraphBuilder("step")
     rules = losses.get(loss)
+    measures = metrics.chosen(measure, rules)
+    only_output(model)
     batch, label_value = _batch(g, model, rules, label)
-    step = g.input("state.step", (), INT64)
-    seed = g.input("state.seed", (), INT64)
-    arrays = model.parameters()
-    weights = {name: g.input(f"state.{name}", array.shape) for name, array in arrays.items()}
-    slots = {
-        name: [g.input(f"state.{name}.{slot}", arrays[name].shape) for slot in optimizer.slots]
-        for name in model.trainable
-    }
-    training = Training(g, seed, step)
-    output = _only_output(copy_model(g, model, batch | weights, training))
+    states = _state_inputs(g, model, optimizer)
+    training = Training(g, states["seed"], states["step"])
+    weights = {name: states[name] for name in model.parameters()}
+    (output,) = copy_model(g, model, batch | weights, training).values()
     with g.scope("loss"):
         loss_value = rules.compute(g, output, label_value)
-        measured = [(m.name, m.compute(g, output, label_value)) for m in metrics.chosen(measure, rules)]
-    trainable = {name: weights[name] for name in model.trainable}
+        measured = [m.compute(g, output, label_value) for m in measures]
+    trainable = {name: weights[name] for name in trainable_of(model)}
     found = _gradients(g, loss_value, trainable)
     with g.scope("update"):
         norm = global_norm(g, found)
         clipped = clip(g, found, norm) if clip else found
-        rate = as_schedule(optimizer.lr).resolve(total)(g, step)
-        shared = optimizer.prepare(g, rate, step)
-        following: dict[str, ir.Value] = dict(training.running)
-        for (name, p), dp in zip(trainable.items(), clipped, strict=True):
-            with g.scope(name):
-                following[name], *next_slots = optimizer.update(g, p, dp, slots[name], shared)
-            following |= {f"{name}.{slot}": v for slot, v in zip(optimizer.slots, next_slots, strict=True)}
-        following |= {"step": g.add(step, 1), "seed": seed}
+        rate = as_schedule(optimizer.lr).resolve(total)(g, states["step"])
+        following = training.running | _updates(g, optimizer, trainable, clipped, states, rate)
     g.output(loss_value, "loss")
-    for name, value in measured:
-        g.output(value, f"metric.{name}")
+    for m, value in zip(measures, measured, strict=True):
+        g.output(value, f"metric.{m.name}")
     g.output(norm, "grad_norm")
     g.output(rate, "lr")
-    for port in g.graph.inputs:
-        name = (port.name or "").removeprefix("state.")
-        if port.name == f"state.{name}":
-            g.output(following.get(name, port), f"next.{name}")
-    return _finish(g, "onnxmx training step")
+    for name, value in states.items():
+        g.output(following.get(name, value), f"next.{name}")
+    return _finish(g, "onnxmx training step", settings(rules, optimizer, clip))
+
+
+def settings(loss: str | losses.Loss, optimizer: Optimizer, clip: ClipGlobalNorm | None) -> dict[str, str]:
+    """What of a run is compiled into its step, as text: `step.json` keeps it."""
+    return {"loss": losses.get(loss).name, "optimizer": repr(optimizer), "clip": repr(clip)}
 
 
 def compile_measures(output: Port, rules: losses.Loss, measure: Sequence[metrics.Metric]) -> bytes:
@@ -135,16 +132,72 @@ def compile_measures(output: Port, rules: losses.Loss, measure: Sequence[metrics
     g.output(rules.compute(g, value, label), "loss")
     for m in measure:
         g.output(m.compute(g, value, label), f"metric.{m.name}")
-    return _finish(g, "onnxmx measures").data
+    return _finish(g, "onnxmx measures", {}).data
 
 
 def initial_state(model: Model, optimizer: Optimizer, seed: int) -> dict[str, Array]:
     """The state before the first step, by name without `state.`: parameters, slots of zeros, step 0 and the seed."""
     arrays: dict[str, Array] = {"step": np.array(0, np.int64), "seed": np.array(seed, np.int64)}
     arrays |= model.parameters()
-    for name in model.trainable:
+    for name in trainable_of(model):
         arrays |= {f"{name}.{slot}": np.zeros_like(arrays[name]) for slot in optimizer.slots}
     return arrays
+
+
+def trainable_of(model: Model) -> list[str]:
+    """The parameters that a step changes.
+
+    A file that does not say which it means has its scalars left alone: they are constants of its formulas.
+    Raises GradientError where there is none, or where the file names one that it does not hold.
+    """
+    arrays = model.parameters()
+    names = [n for n in model.trainable if "onnxmx.trainable" in model.metadata or (n in arrays and arrays[n].ndim)]
+    if unknown := [name for name in names if name not in arrays]:
+        raise GraphError(
+            f"onnxmx.trainable expected names of float32 parameters of the model; found {unknown[0]!r}",
+            mend=f"The parameters are {', '.join(arrays) or 'none'}.",
+        )
+    if not names:
+        raise GradientError(
+            "the model has no trainable parameter of type float32",
+            mend="Unfreeze some, add a layer with parameters, or convert the model to float32.",
+        )
+    return list(dict.fromkeys(names))
+
+
+def _state_inputs(g: GraphBuilder, model: Model, optimizer: Optimizer) -> dict[str, Value]:
+    """An input for each part of the state, by name without `state.`, in the order of the graph's inputs."""
+    states = {name: g.input(f"state.{name}", (), INT64) for name in ("step", "seed")}
+    arrays = model.parameters()
+    slots = [(f"{name}.{slot}", arrays[name].shape) for name in trainable_of(model) for slot in optimizer.slots]
+    for name, shape in [*((name, array.shape) for name, array in arrays.items()), *slots]:
+        if name in states:
+            raise GraphError(
+                f"the state of a training step expected one part named {name!r}; found a parameter of that name beside "
+                "the step's own",
+                mend="Rename that parameter.",
+            )
+        states[name] = g.input(f"state.{name}", shape)
+    return states
+
+
+def _updates(
+    g: GraphBuilder,
+    optimizer: Optimizer,
+    trainable: dict[str, Value],
+    gradients: Sequence[ir.Value],
+    states: dict[str, Value],
+    rate: ir.Value,
+) -> dict[str, ir.Value]:
+    """What follows on the trainable parameters, their slots and the step, by name."""
+    shared = optimizer.prepare(g, rate, states["step"])
+    following: dict[str, ir.Value] = {"step": g.add(states["step"], 1)}
+    for (name, p), dp in zip(trainable.items(), gradients, strict=True):
+        slots = [f"{name}.{slot}" for slot in optimizer.slots]
+        with g.scope(name):
+            updated = optimizer.update(g, p, dp, [states[slot] for slot in slots], shared)
+        following |= dict(zip([name, *slots], updated, strict=True))
+    return following
 
 
 def _batch(g: GraphBuilder, model: Model, loss: losses.Loss, label: str) -> tuple[dict[str, Value], Value]:
@@ -154,8 +207,7 @@ def _batch(g: GraphBuilder, model: Model, loss: losses.Loss, label: str) -> tupl
     batch = {
         p.name: g.input(f"batch.{p.name}", _shape(p), ir.DataType.from_numpy(p.dtype)) for p in model.inputs.values()
     }
-    output = _only_output({v.name or "": v for v in model.ir.graph.outputs})
-    shape, dtype = loss.label(output)
+    shape, dtype = loss.label(only_output(model))
     return batch, g.input(f"batch.{label}", shape, dtype)
 
 
@@ -165,18 +217,8 @@ def _shape(port: Port) -> tuple[Dim, ...]:
     return port.shape
 
 
-def _only_output(outputs: dict[str, Any]) -> Any:
-    if len(outputs) != 1:
-        raise ShapeError(f"training expected a model of one output; found {list(outputs)}")
-    return next(iter(outputs.values()))
-
-
 def _gradients(g: GraphBuilder, loss: ir.Value, trainable: dict[str, Value]) -> list[ir.Value]:
     found = gradients(g, loss, list(trainable.values()))
-    if not trainable:
-        raise GradientError(
-            "the model has no trainable parameter", mend="Unfreeze some, or add a layer with parameters."
-        )
     for name, dp in zip(trainable, found, strict=True):
         if dp is None:
             raise GradientError(
@@ -195,17 +237,26 @@ _MEANINGS = {
 }
 
 
-def _finish(g: GraphBuilder, title: str) -> StepGraph:
+def _finish(g: GraphBuilder, title: str, made_of: dict[str, str]) -> StepGraph:
     """Drop what nothing reads, share what is computed twice, check, and describe."""
     model = g.model()
-    for tidy in (passes.RemoveUnusedNodesPass(), passes.CommonSubexpressionEliminationPass()):
+    for tidy in (
+        passes.RemoveUnusedNodesPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+    ):
         tidy(model)
+    here = user_line()
+    for node in model.graph:
+        if node.metadata_props.get("onnxmx.source") == here:  # the line that compiles says nothing of a node
+            del node.metadata_props["onnxmx.source"]
     proto = check(ir.to_proto(model), title)
     data = proto.SerializeToString(deterministic=True)
     spec = {
         "format": FORMAT,
         "title": title,
         "digest": sha256(data),
+        "settings": made_of,
         "inputs": [_describe(v) for v in proto.graph.input],
         "outputs": [_describe(v) for v in proto.graph.output],
     }

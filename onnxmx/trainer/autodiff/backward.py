@@ -28,7 +28,7 @@ def gradients(g: GraphBuilder, of: ir.Value, wrt: Sequence[ir.Value]) -> list[Va
         dys = [total.setdefault(y, _sum(g, partial.pop(y, []))) for y in node.outputs]
         if not varying.intersection(node.outputs) or all(dy is None for dy in dys):
             continue
-        with g.scope(f"grad.{node.name}", absolute=True):
+        with g.scope(f"grad.{node.name}", source=node.metadata_props.get("onnxmx.source"), absolute=True):
             dxs = rule_for(node)(g, node, *dys)
         for x, dx in zip(node.inputs, dxs if isinstance(dxs, tuple) else (dxs,), strict=False):
             if x is not None and x in varying and dx is not None:

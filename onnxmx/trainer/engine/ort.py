@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxmx.builder.session import open_session, runtime
+from onnxmx.builder.values import show_shape
 from onnxmx.errors import CheckpointError, DataError, OnnxmxError
 from onnxmx.trainer.step import StepGraph
 
@@ -55,6 +56,7 @@ class OrtEngine:
 
         Returns loss, metrics, grad_norm and lr of this step. Raises DataError where the batch does not fit.
         """
+        self.check(batch)
         binding = self._bindings[self._now]
         for name, array in batch.items():
             value = self._ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
@@ -62,9 +64,33 @@ class OrtEngine:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime has no common base for what it raises here
-            raise self._explain(batch, error) from error
+            raise OnnxmxError(f"ONNX Runtime could not run the step: {str(error).splitlines()[0]}") from error
         self._now = 1 - self._now
         return {name: float(view) for name, view in self._scalar_views.items()}
+
+    def check(self, batch: dict[str, Array]) -> None:
+        """Raises DataError unless `batch` has the names, types and shapes that the step takes.
+
+        Always before a step: ONNX Runtime would read a missing array from the batch before, and broadcast a label of
+        one sample over all of them.
+        """
+        sizes: dict[str, int] = {}
+        fits = batch.keys() == self._batch_inputs.keys() and all(
+            array.dtype.name == port["dtype"]
+            and array.ndim == len(port["shape"])
+            and all(
+                d is None or n == (sizes.setdefault(d, n) if isinstance(d, str) else d)
+                for d, n in zip(port["shape"], array.shape, strict=True)
+            )
+            for array, port in ((batch[name], port) for name, port in self._batch_inputs.items())
+        )
+        if not fits:
+            expected = ", ".join(f"{n} {p['dtype']} {show_shape(p['shape'])}" for n, p in self._batch_inputs.items())
+            found = ", ".join(f"{n} {a.dtype} {show_shape(a.shape)}" for n, a in batch.items())
+            raise DataError(
+                f"the step expected a batch of {expected}; found {found or 'nothing'}",
+                mend="Names, element types and shapes must agree, and all arrays hold the same number of samples.",
+            )
 
     @property
     def values(self) -> dict[str, OrtValue]:
@@ -93,24 +119,16 @@ class OrtEngine:
 
     def _check_state(self, state: dict[str, Array]) -> None:
         differ = [
-            f"{name} (expected {tuple(port['shape'])}, found {state[name].shape if name in state else 'none'})"
+            f"{name} (expected {port['dtype']} {show_shape(port['shape'])}, found {_describe(state.get(name))})"
             for name, port in self._state_inputs.items()
-            if name not in state or list(state[name].shape) != port["shape"]
+            if name not in state or list(state[name].shape) != port["shape"] or state[name].dtype.name != port["dtype"]
         ] + [f"{name} (not expected)" for name in state if name not in self._state_inputs]
         if differ:
             raise CheckpointError(
-                f"the state is not that of this step graph; {len(differ)} differ: {'; '.join(differ[:5])}"
+                f"the state is not that of this step graph; {len(differ)} differ: {'; '.join(differ[:5])}",
+                mend="Use the state of the model that the step was compiled from.",
             )
 
-    def _explain(self, batch: dict[str, Array], error: Exception) -> OnnxmxError:
-        expected = {name: (tuple(p["shape"]), p["dtype"]) for name, p in self._batch_inputs.items()}
-        found = {name: (a.shape, a.dtype.name) for name, a in batch.items()}
-        fits = expected.keys() == found.keys() and all(
-            dtype == found[name][1]
-            and len(shape) == len(found[name][0])
-            and all(isinstance(d, str) or d is None or d == n for d, n in zip(shape, found[name][0], strict=True))
-            for name, (shape, dtype) in expected.items()
-        )
-        if not fits:
-            return DataError(f"the step expected a batch of {expected}; found {found}")
-        return OnnxmxError(f"ONNX Runtime could not run the step: {str(error).splitlines()[0]}")
+
+def _describe(array: Array | None) -> str:
+    return "none" if array is None else f"{array.dtype} {show_shape(array.shape)}"

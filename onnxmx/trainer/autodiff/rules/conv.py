@@ -29,7 +29,10 @@ class Window:
 
     @classmethod
     def of(cls, node: ir.Node, x: ir.Value, kernel: list[int]) -> Window:
-        """Read from a convolution or pooling node. Raises GradientError where the size of `x` is unknown."""
+        """Read from a convolution or pooling node. Raises GradientError where the size of `x` is unknown.
+
+        `ceil_mode` is not looked at.
+        """
         n = len(kernel)
         size = [static(x, k + 2) for k in range(n)]
         stride = list(node.attributes.get_ints("strides", (1,) * n))

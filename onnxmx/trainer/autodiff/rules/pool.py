@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.errors import GradientError
 from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.rules.conv import Window
 from onnxmx.trainer.autodiff.shapes import static
@@ -27,6 +28,12 @@ def max_pool(g: GraphBuilder, node: ir.Node, dy: ir.Value, *_: Any) -> Any:
 def average_pool(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = the sum of dy / n over the windows that hold the element, n the elements counted in each"""
     x, window = _window(node)
+    if node.attributes.get_int("ceil_mode", 0) and any(window.rest):
+        raise GradientError(
+            f"AveragePool in {node.name!r} has no gradient here where ceil_mode gives windows that stand over the edge",
+            at=node.metadata_props.get("onnxmx.source"),
+            mend="Pad the input, or use ceil_mode=0.",
+        )
     channels = static(x, 1)
     ones = np.ones((channels, 1, *window.kernel), np.float32)
     counted = _counts(node, window)
@@ -101,7 +108,8 @@ def _tile_matrix(g: GraphBuilder, t: ir.Value, window: Window) -> Value | None:
 
 def _max_by_index(g: GraphBuilder, x: ir.Value, dy: ir.Value, node: ir.Node) -> Value:
     """Scatter dy to the first largest element of each window; windows may overlap."""
-    attributes = {name: a.value for name, a in node.attributes.items()}
+    # storage_order would count the indices column by column.
+    attributes = {name: a.value for name, a in node.attributes.items() if name != "storage_order"}
     _, index = g.ops("MaxPool", x, outputs=2, **attributes)
     empty = g.op("ConstantOfShape", g.reshape(g.op("Size", x), [1]), value=_zero_like(dy))
     flat = g.op("ScatterElements", empty, g.reshape(index, [-1]), g.reshape(dy, [-1]), axis=0, reduction="add")
