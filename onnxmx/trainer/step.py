@@ -248,8 +248,8 @@ def _finish(g: GraphBuilder, title: str, made_of: dict[str, str]) -> StepGraph:
         tidy(model)
     here = user_line()
     for node in model.graph:
-        if node.metadata_props.get("onnxmx.source") == here:  # the line that compiles says nothing of a node
-            del node.metadata_props["onnxmx.source"]
+        if here and node.metadata_props.get("onnxmx.source") == here:  # the line that compiles says nothing of a node
+            node.metadata_props.pop("onnxmx.source", None)  # from the command line there is no such line at all
     proto = check(ir.to_proto(model), title)
     data = proto.SerializeToString(deterministic=True)
     spec = {
