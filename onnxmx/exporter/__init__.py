@@ -1,1 +1,8 @@
-"""TODO."""
+"""What a trained model becomes: smaller and faster, with a report of what that cost."""
+
+from __future__ import annotations
+
+from onnxmx.exporter.quantization import quantize
+from onnxmx.exporter.report import FloatNode, Report
+
+__all__ = ["FloatNode", "Report", "quantize"]

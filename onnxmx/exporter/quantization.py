@@ -1,0 +1,282 @@
+"""Static 8-bit quantization: calibrate, quantize, measure, and where that lost too much, try gentler ways."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnxmx.builder.model import Model, from_bytes, load
+from onnxmx.errors import DataError, OnnxmxError, UsageError
+from onnxmx.exporter import qdq, report
+from onnxmx.exporter.calibrate import Extremes, Ranges, calibrate
+from onnxmx.exporter.floats import split
+from onnxmx.exporter.measure import Quality, latencies, machine
+from onnxmx.exporter.prepare import prepare, weighted
+from onnxmx.exporter.report import Attempt, Measured, Report
+from onnxmx.files import write_atomic
+from onnxmx.trainer import losses
+from onnxmx.trainer.data import Dataset
+from onnxmx.trainer.evaluate import fit_inputs
+
+Progress = Callable[[str], None]
+
+_TRAINABLE, _QUANTIZATION = "onnxmx.trainable", "onnxmx.quantization"
+_MEASURED = 1024
+"""Samples on which single layers are compared: enough to order them, and few enough to do it for each."""
+
+
+def quantize(
+    model: Model | str | os.PathLike[str],
+    calibration: Dataset,
+    evaluation: Dataset,
+    out: str | os.PathLike[str],
+    *,
+    loss: str | losses.Loss | None = None,
+    max_drop: float = 0.01,
+    calibration_samples: int = 512,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Write `model` with int8 weights and uint8 activations to `out`, and the report to `report_path(out)`.
+
+        report = mx.quantize("lenet.onnx", mx.data.digits("train"), mx.data.digits("test"), "lenet.int8.onnx")
+        print(report)
+
+    calibration: inputs from which the ranges of activations are taken; its labels, if any, are not used.
+    evaluation: inputs and labels on which the model is compared before and after.
+    loss: as in training; by default softmax_cross_entropy for integer labels, mean_squared_error for others.
+    max_drop: how much worse it may get: of 1 for accuracy, of the labels' mean absolute deviation for a regression.
+    calibration_samples: how many samples are used, spread evenly over `calibration`.
+    threads: for evaluation; times are always those of one thread. progress: told each stage, in words.
+
+    Where the drop is larger than `max_drop`, narrower ranges are tried, and then leaving the most sensitive layers in float.
+    Raises OnnxmxError where even that is not enough, and then writes nothing; UsageError for an argument outside its
+    range, GraphError for a model that cannot be quantized, DataError for data that does not fit it,
+    MissingExtraError without onnxruntime.
+    """
+    _check_numbers(max_drop, calibration_samples)
+    tell = progress or (lambda line: None)
+    target = _check_out(out, model)
+    model = model if isinstance(model, Model) else load(model)
+    quality = Quality(_fit(model, evaluation), _loss(loss, evaluation), threads)
+    samples = _fit(model, _without_labels(calibration))
+    with _work_folder() as folder:
+        proto = prepare(model, folder)
+        tell("measuring the model as it is")
+        before = quality.of(model)
+        used = min(calibration_samples, len(samples))
+        tell(f"calibrating on {used} samples")
+        extremes = calibrate(proto, samples, used, list(qdq.OPERATORS), folder)
+    calibrated = report.Data(calibration.name, calibration.split, used, calibration.digest())
+    search = _Search(model, proto, quality, before, max_drop, calibrated, tell)
+    found = search.run(extremes)
+    tell("measuring the time of a run")
+    original, data = model.to_bytes(), found.data
+    old, new = latencies([original, data], quality.data)
+    eight, floats = split(onnx.load_from_string(data), found.attempt.kept_float)
+    result = Report(
+        output=target.name,
+        digest=report.digest(data),
+        before=Measured(len(original), before, old),
+        after=Measured(len(data), found.quality, new),
+        metric=quality.metric.name,
+        drop=found.attempt.drop,
+        drop_is=quality.drop_is,
+        max_drop=max_drop,
+        attempts=tuple(search.attempts),
+        eight_bit=tuple(eight),
+        float_nodes=tuple(floats),
+        calibration=calibrated,
+        evaluation=report.Data(evaluation.name, evaluation.split, len(evaluation), evaluation.digest()),
+        machine=machine(),
+    )
+    tell(f"writing {target}")
+    write_atomic(target, data)
+    write_atomic(report_path(target), result.to_json())
+    return result
+
+
+def report_path(out: str | os.PathLike[str]) -> Path:
+    """Where the report of the model at `out` is: `lenet.int8.onnx` has `lenet.int8.report.json` beside it.
+
+    Not plain `report.json`: a folder may hold several models.
+    """
+    out = Path(out)
+    return out.with_name(out.name.removesuffix(".onnx") + ".report.json")
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A quantized file, how good it is, and how it came about."""
+
+    data: bytes
+    quality: dict[str, float]
+    attempt: Attempt
+
+
+class _Search:
+    """The ladder: all that was seen, then what is usual, then the most sensitive layers in float."""
+
+    def __init__(
+        self,
+        model: Model,
+        proto: onnx.ModelProto,
+        quality: Quality,
+        before: dict[str, float],
+        max_drop: float,
+        calibrated: report.Data,
+        tell: Progress,
+    ) -> None:
+        self._original, self._proto = model.to_proto(), proto
+        self._metadata = dict(model.metadata)
+        self._quality, self._before, self._max_drop = quality, before, max_drop
+        self._calibrated, self._tell = calibrated, tell
+        self.attempts: list[Attempt] = []
+
+    def run(self, extremes: Extremes) -> _Candidate:
+        """The first candidate that loses no more than allowed. Raises OnnxmxError where none does."""
+        wide = self._try("min-max", extremes.min_max())
+        if self._good(wide):
+            return wide
+        narrow = self._try("median of batches", extremes.median())
+        if self._good(narrow):
+            return narrow
+        best, ranges = min(
+            ((wide, extremes.min_max()), (narrow, extremes.median())), key=lambda pair: pair[0].attempt.drop
+        )
+        return self._layers(best.attempt.name, ranges)
+
+    def _layers(self, name: str, ranges: Ranges) -> _Candidate:
+        """Leave 1, 2, 4 ... of the most sensitive layers in float, up to half of them."""
+        order = self._by_sensitivity(ranges)
+        count = 1
+        while count <= len(order) // 2:
+            candidate = self._try(name, ranges, order[:count])
+            if self._good(candidate):
+                return candidate
+            count *= 2
+        best = min(self.attempts, key=lambda a: a.drop)
+        raise OnnxmxError(
+            f"quantize expected a drop of {self._quality.metric.name} of at most {self._max_drop:.4g}; "
+            f"found {best.drop:.4g} in the best of {len(self.attempts)} ways; nothing was written",
+            mend="Allow more with max_drop (--max-drop), calibrate on more or more typical samples, or keep the float.",
+        )
+
+    def _by_sensitivity(self, ranges: Ranges) -> list[str]:
+        """The layers with a weight, first the one whose staying in float makes the loss smallest."""
+        layers = weighted(self._proto.graph)
+        quality = self._quality.sample(_MEASURED)
+        loss = {}
+        for index, layer in enumerate(layers if len(layers) > 1 else []):
+            self._tell(f"measuring layer {index + 1} of {len(layers)} in float")
+            loss[layer] = quality.of(from_bytes(self._file(ranges, [layer])))["loss"]
+        return sorted(loss, key=loss.__getitem__)
+
+    def _try(self, name: str, ranges: Ranges, kept: list[str] | None = None) -> _Candidate:
+        kept = kept or []
+        self._tell(f"quantizing: {name}" + (f", {len(kept)} layers in float" if kept else ""))
+        data = self._file(ranges, kept, name)
+        measured = self._quality.of(from_bytes(data, "the quantized model"))
+        attempt = Attempt(name, tuple(kept), self._quality.drop(self._before, measured))
+        self.attempts.append(attempt)
+        return _Candidate(data, measured, attempt)
+
+    def _file(self, ranges: Ranges, kept: list[str], name: str = "") -> bytes:
+        result = qdq.quantized(self._proto, ranges, keep_float=kept)
+        origin = {
+            "weights": "int8 per channel",
+            "activations": "uint8",
+            "ranges": name,
+            "samples": self._calibrated.samples,
+            "data": self._calibrated.digest,
+            "kept_float": kept,
+        }
+        metadata = self._metadata | {_QUANTIZATION: json.dumps(origin)}
+        if _TRAINABLE in metadata:
+            metadata[_TRAINABLE] = "[]"  # the weights it named are integers now
+        data: bytes = qdq.finish(result, self._original, metadata).SerializeToString(deterministic=True)
+        return data
+
+    def _good(self, candidate: _Candidate) -> bool:
+        # Counts of right answers divided by their number: 0.98 - 0.97 is a little more than 0.01.
+        return candidate.attempt.drop <= self._max_drop + 1e-9
+
+
+def _check_numbers(max_drop: float, calibration_samples: int) -> None:
+    if not isinstance(max_drop, (int, float)) or math.isnan(max_drop) or not 0 <= max_drop < math.inf:
+        raise UsageError(f"max_drop expected a number of 0 or more; found {max_drop!r}", mend="For example 0.01.")
+    if not isinstance(calibration_samples, int) or calibration_samples < 1:
+        raise UsageError(
+            f"calibration_samples expected a whole number of 1 or more; found {calibration_samples!r}",
+            mend="A few hundred do for most models.",
+        )
+
+
+def _check_out(out: str | os.PathLike[str], model: Model | str | os.PathLike[str]) -> Path:
+    target = Path(out)
+    if target.is_dir():
+        raise UsageError(f"out expected the name of a file; found the folder {target}", mend="Add a file name.")
+    if not isinstance(model, Model) and target.exists() and Path(model).exists() and target.samefile(model):
+        raise UsageError(
+            f"out expected another file than the model's own; found {target} for both",
+            mend="The float model cannot be had back from the quantized one: choose another name.",
+        )
+    return target
+
+
+def _loss(loss: str | losses.Loss | None, data: Dataset) -> losses.Loss:
+    """The loss asked for, or the one that goes with the labels. Raises DataError where they do not fit."""
+    whole = all(array.dtype.kind in "iu" for array in data.labels.values())
+    if loss is None:
+        return losses.get("softmax_cross_entropy" if whole else "mean_squared_error")
+    rules = losses.get(loss)
+    if rules.classes != whole:
+        expected, found = ("class numbers", "floats") if rules.classes else ("floats", "class numbers")
+        raise DataError(
+            f"{rules.name} expected {expected} as labels; found {found} in {data.name}",
+            mend="Choose the loss that the model was trained with, or other data.",
+        )
+    return rules
+
+
+def _fit(model: Model, data: Dataset) -> Dataset:
+    for port in model.inputs.values():
+        if port.dtype != np.float32:
+            raise DataError(
+                f"quantize expected float32 inputs, as datasets give; found {port.name!r} of {port.dtype}",
+                mend="Quantize the part of the model that follows it.",
+            )
+        if not port.shape or isinstance(port.shape[0], int):
+            raise DataError(
+                f"the model's input {port.name!r} expected a batch of any size as its first dimension; "
+                f"found the shape {port.shape}",
+                mend='Build or export it with a symbolic one, such as ("batch", ...).',
+            )
+    return fit_inputs(model, data)
+
+
+def _without_labels(data: Dataset) -> Dataset:
+    """The inputs alone, with the one label that `fit_inputs` asks for."""
+    return replace(data, labels={"onnxmx.unused": np.zeros(len(data), np.int64)}, classes=None)
+
+
+@contextmanager
+def _work_folder() -> Iterator[Path]:
+    """A folder for temporary files, gone afterwards. Raises OnnxmxError where they cannot be written."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="onnxmx-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise OnnxmxError(
+            f"cannot write temporary files in {tempfile.gettempdir()}: {error.strerror or error}; nothing was written",
+            mend="Free some space there, or name another folder in the variable TMPDIR.",
+        ) from error
