@@ -60,6 +60,8 @@ class Plan:
             raise UsageError(f"seed expected an integer below 2^63; found {self.seed}")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads expected an integer of at least 1; found {self.threads}")
+        if self.provider not in ("cpu", "cuda"):
+            raise unknown_name("provider", self.provider, ("cpu", "cuda"))
         if not self.checkpoint_s >= 0:  # NaN too
             raise UsageError(f"checkpoint_s expected a number of at least 0; found {self.checkpoint_s}")
 

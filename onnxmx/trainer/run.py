@@ -28,7 +28,7 @@ def train(config: TrainConfig, out: str | os.PathLike[str], *, progress: bool = 
     """Train as `config` says, into the folder `out`, which must not hold a run yet."""
     folder = RunDirectory(out)
     folder.claim()
-    config = dataclasses.replace(config, threads=config.threads or os.cpu_count() or 1)
+    config = dataclasses.replace(config, threads=(os.cpu_count() or 1) if config.threads is None else config.threads)
     optimizer, plan = config.make_optimizer(), config.make_plan()
     data, validation = _datasets(config)
     model = resolve_model(config.model, data, config.seed)

@@ -21,7 +21,7 @@ def save(path: Path, arrays: dict[str, Array], header: dict[str, Any]) -> None:
     from safetensors.numpy import save as serialize
 
     text = json.dumps(header, sort_keys=True)
-    arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+    arrays = {name: np.asarray(a, order="C") for name, a in arrays.items()}  # ascontiguousarray gives scalars an axis
     write_atomic(path, serialize(arrays, {_HEADER: text, _DIGEST: _digest(arrays, text)}))
 
 

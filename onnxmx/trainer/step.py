@@ -249,7 +249,7 @@ def _finish(g: GraphBuilder, title: str, made_of: dict[str, str]) -> StepGraph:
     here = user_line()
     for node in model.graph:
         if here and node.metadata_props.get("onnxmx.source") == here:  # the line that compiles says nothing of a node
-            node.metadata_props.pop("onnxmx.source", None)  # from the command line there is no such line at all
+            del node.metadata_props["onnxmx.source"]
     proto = check(ir.to_proto(model), title)
     data = proto.SerializeToString(deterministic=True)
     spec = {
