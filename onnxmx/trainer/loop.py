@@ -61,7 +61,7 @@ class Plan:
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads expected an integer of at least 1; found {self.threads}")
         if self.provider not in ("cpu", "cuda"):
-            raise unknown_name("provider", self.provider, ("cpu", "cuda"))
+            raise UsageError(f"provider expected 'cpu' or 'cuda'; found {self.provider!r}", mend="Use one of the two.")
         if not self.checkpoint_s >= 0:  # NaN too
             raise UsageError(f"checkpoint_s expected a number of at least 0; found {self.checkpoint_s}")
 
