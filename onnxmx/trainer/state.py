@@ -20,7 +20,7 @@ def save(path: Path, arrays: dict[str, Array], header: dict[str, Any]) -> None:
     """Write `arrays` and `header` (plain values) to `path` at once; a failure leaves what was there before."""
     from safetensors.numpy import save as serialize
 
-    text = json.dumps(header, sort_keys=True)
+    text = json.dumps(header)  # in its own order: the lines of metrics.jsonl follow it
     arrays = {name: np.asarray(a, order="C") for name, a in arrays.items()}  # ascontiguousarray gives scalars an axis
     write_atomic(path, serialize(arrays, {_HEADER: text, _DIGEST: _digest(arrays, text)}))
 
