@@ -84,6 +84,67 @@ def gemm(shapes: tuple[Shape, ...], **attributes: Any) -> Case:
     return Case("Gemm", shapes, attributes)
 
 
+def integers(operator: str, index: Any, shape: Shape, **attributes: Any) -> Case:
+    """An operator whose second input is made of constant integers."""
+    return Case(
+        operator, (shape,), make=lambda g, x: g.op(operator, x, np.array(index, np.int64), **attributes),
+        label=f"{index}{attributes}",
+    )  # fmt: skip
+
+
+def cut(shape: Shape, *bounds: list[int], computed: bool = False) -> Case:
+    """A Slice; bounds are starts, ends, axes, steps. computed: the starts are no constant."""
+
+    def make(g: Any, x: Any) -> Any:
+        starts, *others = (np.array(b, np.int64) for b in bounds)
+        # Size - Size is a zero that is not known while the graph is built.
+        zero = g.sub(g.op("Size", x), g.op("Size", x))
+        return g.op("Slice", x, g.add(zero, starts) if computed else starts, *others)
+
+    return Case("Slice", (shape,), make=make, label=f"{bounds}{computed}")
+
+
+def split(shape: Shape, sizes: list[int], axis: int, use: list[int]) -> Case:
+    """A Split of which only the parts `use` are read."""
+
+    def make(g: Any, x: Any) -> Any:
+        parts = g.ops("Split", x, np.array(sizes), outputs=len(sizes), axis=axis)
+        return g.concat([parts[k] for k in use], axis)
+
+    return Case("Split", (shape,), make=make, label=f"{sizes}{axis}{use}")
+
+
+GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+
+
+def recurrent(
+    operator: str,
+    direction: str = "forward",
+    lengths: list[int] | None = None,
+    *,
+    bias: bool = True,
+    initial: bool = True,
+    read: tuple[int, ...] = (0, 1),
+    time: int = 4,
+    **attributes: Any,
+) -> Case:
+    """time steps, 3 samples, 2 features, 5 units. read: which outputs the result depends on."""
+    d, gates, states = 1 + (direction == "bidirectional"), GATES[operator], 1 + (operator == "LSTM")
+    shapes: list[Shape] = [(time, 3, 2), (d, gates * 5, 2), (d, gates * 5, 5)]
+    shapes += [(d, 2 * gates * 5)] * bias + [(d, 3, 5)] * (states * initial)
+
+    def make(g: Any, x: Any, w: Any, r: Any, *rest: Any) -> Any:
+        rest = list(rest)
+        b = rest.pop(0) if bias else None
+        n = None if lengths is None else np.array(lengths, np.int32)
+        ys = g.ops(operator, x, w, r, b, n, *rest, outputs=1 + states, direction=direction, hidden_size=5, **attributes)
+        return g.concat([g.reshape(ys[k], [-1]) for k in read], 0)
+
+    return Case(
+        operator, tuple(shapes), make=make, label=f"{direction}{lengths}{bias}{initial}{read}{time}{attributes}"
+    )
+
+
 CASES = [
     *(Case(o, s) for o in ("Add", "Sub", "Mul")
       for s in (((3, 4), (3, 4)), ((3, 4), (4,)), ((3, 1), (1, 4)), ((), (2, 3)))),
@@ -154,6 +215,28 @@ CASES = [
       for s in ((4, 3, 2, 5), (4, 3))),
     Case(f"{DOMAIN}.Dropout", ((6, 8),),
          make=lambda g, x: Dropout(g, x, np.array(3), np.array(5), ratio=0.5, stream=1)[0]),
+    *(integers("Gather", i, (4, 3, 2), axis=a)
+      for i, a in (([3, 1, 3], 0), ([[0, 1], [1, 1], [2, 0]], 1), (2, 0), (-1, 1), ([-1, 0], 2), ([[1, 0]], -1))),
+    cut((4, 5), [1], [3], [0]),
+    cut((4, 5), [-3, 1], [100, -1], [1, 0]),
+    cut((4, 5, 3), [0, 2, 1], [2, 5, 3]),
+    cut((4, 5), [-1], [np.iinfo(np.int64).min], [1], [-1]),
+    cut((4, 7), [6, 0], [0, 4], [1, 0], [-2, 3]),
+    cut((4, 7), [1, -5], [3, 6], [0, 1], computed=True),
+    split((4, 6), [2, 3, 1], 1, [0, 1, 2]),
+    split((4, 6), [2, 3, 1], -1, [2]),
+    *(recurrent(o, d, n) for o in GATES for d in ("forward", "reverse", "bidirectional") for n in (None, [2, 4, 1])),
+    *(recurrent(o, "bidirectional", [3, 4, 2], linear_before_reset=1) for o in ("GRU",)),
+    recurrent("GRU", linear_before_reset=1),
+    *(recurrent(o, bias=False, initial=False, read=(1,)) for o in GATES),
+    recurrent("GRU", bias=False, initial=False, read=(0,), linear_before_reset=1),
+    *(recurrent(o, "reverse", read=(0,)) for o in GATES),
+    *(recurrent(o, time=1) for o in GATES),
+    recurrent("LSTM", "bidirectional", [2, 4, 1], read=(0, 1, 2)),
+    recurrent("LSTM", read=(2,)),
+    recurrent("RNN", activations=["Sigmoid"]),
+    recurrent("RNN", "bidirectional", activations=["Sigmoid", "Sigmoid"]),
+    recurrent("RNN", activations=["Relu"]),
 ]  # fmt: skip
 
 
@@ -175,7 +258,7 @@ SYMBOLIC = [
     c
     for c in CASES
     if len(c.shapes[0]) > 1 and c.step is None and c.operator not in ("Reshape", "Expand", "MatMul", "Gemm")
-    if not (c.operator == "Conv" and c.shapes[0][0] == c.shapes[1][0])
+    if not (c.operator in ("Conv", *GATES) and c.shapes[0][0] == c.shapes[1][0])
 ]
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxmx.builder.graph import GraphBuilder
+from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.trainer.autodiff.registry import gradient, zero_gradient
-from onnxmx.trainer.autodiff.shapes import static, unbroadcast
+from onnxmx.trainer.autodiff.shapes import rank, unbroadcast
 
 zero_gradient("Shape", "Size", "Constant", "ConstantOfShape", "Range")
 
@@ -40,8 +40,19 @@ def concat(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     xs = [x for x in node.inputs if x is not None]
     if len(xs) == 1:
         return dy
-    sizes = g.constant([static(x, axis) for x in xs], ir.DataType.INT64)
-    return g.ops("Split", dy, sizes, outputs=len(xs), axis=axis)
+    parts = g.ops("Split", dy, _sizes(g, xs, axis), outputs=len(xs), axis=axis)
+    for x, part in zip(xs, parts, strict=True):
+        part.shape = None if x.shape is None else ir.Shape(x.shape)
+    return parts
+
+
+def _sizes(g: GraphBuilder, xs: list[ir.Value], axis: int) -> Value:
+    """How large each of `xs` is along `axis`."""
+    sizes = [None if x.shape is None else x.shape[axis] for x in xs]
+    if all(isinstance(d, int) for d in sizes):
+        return g.constant([d for d in sizes if isinstance(d, int)], ir.DataType.INT64)
+    axis %= max(rank(x) for x in xs)
+    return g.concat([g.op("Shape", x, start=axis, end=axis + 1) for x in xs], 0)
 
 
 def _x(node: ir.Node) -> ir.Value:

@@ -1,0 +1,120 @@
+"""Rules of operators that pick a part of a tensor: the gradient goes back to where each element came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.trainer.autodiff.registry import gradient
+from onnxmx.trainer.autodiff.shapes import rank
+
+_ENDLESS = np.iinfo(np.int64)
+
+
+@gradient("Gather")
+def gather(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx[i] = the sum of the dy[k] with index[k] = i"""
+    x, index = node.inputs[:2]
+    assert x is not None
+    assert index is not None
+    axis = node.attributes.get_int("axis", 0) % rank(x)
+    if rank(index) == 0:
+        dy = g.unsqueeze(dy, [axis])
+    elif rank(index) > 1:
+        dy = g.reshape(dy, _with_rest(g, x, axis))
+    return _put(g, zeros_like(g, x), g.reshape(index, [-1]), dy, axis), None
+
+
+def _with_rest(g: GraphBuilder, x: ir.Value, axis: int) -> ir.Value | list[int]:
+    """The shape of `x` with -1 along `axis`, for Reshape, which copies the sizes before it by itself."""
+    after = list(x.shape or ())[axis + 1 :]
+    if all(isinstance(d, int) for d in after):
+        return [0] * axis + [-1] + [d for d in after if isinstance(d, int)]
+    return g.concat([np.array([0] * axis + [-1], np.int64), g.op("Shape", x, start=axis + 1)], 0)
+
+
+def _put(g: GraphBuilder, into: ir.Value, index: ir.Value, dy: ir.Value, axis: int) -> Value:
+    """Add each slice of `dy` along `axis` to the one of `into` that `index` (n,) names."""
+    shape = [1] * rank(into)
+    shape[axis] = -1
+    index = g.reshape(index, shape)
+    # Not ScatterND, whose threads on CPU lose additions to one and the same row (ONNX Runtime 1.31).
+    return g.op("ScatterElements", into, g.expand_like(index, dy), dy, axis=axis, reduction="add")
+
+
+@gradient("Slice")
+def slice_(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = dy at the places that were read, else 0"""
+    x, starts, _ends, axes, steps = [*node.inputs, *[None] * 3][:5]
+    assert x is not None
+    assert starts is not None
+    along = _numbers(axes) if axes is not None else list(range(starts.shape[0]))  # type: ignore[index, arg-type]
+    along = [a % rank(x) for a in along or []]
+    begin, step = _numbers(starts), [1] * len(along) if steps is None else _numbers(steps)
+    others = (None,) * (len(node.inputs) - 1)
+    if begin is not None and step is not None and all(s == 1 for s in step):
+        return _pad_back(g, x, dy, dict(zip(along, begin, strict=True))), *others
+    if step == [-1] and begin == [-1] and (_numbers(_ends) or [0])[0] <= -_ENDLESS.max:
+        return g.slice(dy, [-1], [_ENDLESS.min], along, [-1]), *others  # the whole axis, backwards
+    for k, axis in enumerate(along):
+        # What the slice does to the numbers of its places says where each element came from.
+        places = g.range(np.int64(0), g.squeeze(g.op("Shape", x, start=axis, end=axis + 1), [0]), np.int64(1))
+        bounds = [None if v is None else g.slice(v, [k], [k + 1], [0]) for v in (starts, _ends, steps)]
+        read = g.op("Slice", places, *bounds[:2], np.array([0]), bounds[2])
+        sizes = [g.op("Shape", v, start=a, end=a + 1) for a, v in ((a, x if a == axis else dy) for a in range(rank(x)))]
+        whole = zeros(g, g.concat(sizes, 0), dy)
+        whole.shape = None if x.shape is None else ir.Shape([None] * rank(x))
+        dy = _put(g, whole, read, dy, axis)
+    return dy, *others
+
+
+def _pad_back(g: GraphBuilder, x: ir.Value, dy: ir.Value, begin: dict[int, int]) -> Value:
+    """`dy` with zeros around it, where slices begin at `begin` (by axis) and go on by one."""
+    assert x.shape is not None
+    assert dy.shape is not None
+    pads: list[ir.Value] = []
+    axes = list(begin)
+    for axis in axes:
+        size, left = x.shape[axis], dy.shape[axis]
+        if isinstance(size, int) and isinstance(left, int):
+            before = min(begin[axis] if begin[axis] >= 0 else max(size + begin[axis], 0), size)
+            pads.append(g.constant([before, size - left - before]))
+        else:
+            total, kept = (g.op("Shape", v, start=axis, end=axis + 1) for v in (x, dy))
+            start = g.min(begin[axis], total) if begin[axis] >= 0 else g.max(g.add(total, begin[axis]), 0)
+            pads.append(g.concat([start, g.sub(g.sub(total, kept), start)], 0))
+    ends = g.transpose(g.reshape(g.concat(pads, 0), [-1, 2]), [1, 0]) if len(pads) > 1 else pads[0]
+    out = g.op("Pad", dy, g.reshape(ends, [-1]) if len(pads) > 1 else ends, None, np.array(axes, np.int64))
+    out.shape = ir.Shape(x.shape)
+    return out
+
+
+@gradient("Split")
+def split(g: GraphBuilder, node: ir.Node, *dys: ir.Value | None) -> Any:
+    """dx = the dy of all parts, side by side"""
+    parts = [zeros_like(g, y) if dy is None else dy for y, dy in zip(node.outputs, dys, strict=True)]
+    return g.concat(parts, node.attributes.get_int("axis", 0)), None
+
+
+def zeros_like(g: GraphBuilder, x: ir.Value) -> Value:
+    """Zeros of the shape and element type of `x`."""
+    out = zeros(g, g.shape_of(x), x)
+    if x.shape is not None:
+        out.shape = ir.Shape(x.shape)
+    return out
+
+
+def zeros(g: GraphBuilder, shape: ir.Value, like: ir.Value) -> Value:
+    """Zeros of the element type of `like`."""
+    assert like.dtype is not None
+    return g.op("ConstantOfShape", shape, value=ir.Tensor(np.zeros(1, like.dtype.numpy())))
+
+
+def _numbers(x: ir.Value | None) -> Sequence[int] | None:
+    """The numbers of a constant, or None where they are computed."""
+    constant = None if x is None else ir.convenience.get_const_tensor(x)
+    return None if constant is None else [int(v) for v in constant.numpy()]
