@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -81,7 +82,10 @@ def DecoupledDecay(g: GraphBuilder, p: ir.Value, rate: ir.Value, *, weight_decay
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam: steps scaled by running means of the gradient and of its square.   Source: Kingma & Ba 2015."""
+    """Adam: steps scaled by running means of the gradient and of its square.   Source: Kingma & Ba 2015.
+
+    Raises UsageError for values out of range, as the other optimizers do.
+    """
 
     lr: float | Schedule = 1e-3
     beta1: float = 0.9
@@ -93,6 +97,8 @@ class Adam:
         _check_lr(self)
         _check_fraction("beta1", self.beta1)
         _check_fraction("beta2", self.beta2)
+        if not (math.isfinite(self.epsilon) and self.epsilon > 0):  # at 0 a zero gradient would give 0 / 0
+            raise UsageError(f"epsilon expected a finite number above 0; found {self.epsilon}")
 
     def prepare(self, g: GraphBuilder, rate: ir.Value, step: ir.Value) -> Values:
         scalars: Values = AdamRate(g, rate, step, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon)
@@ -108,6 +114,10 @@ class AdamW(Adam):
     """Adam with weight decay that does not pass through its scaling.   Source: Loshchilov & Hutter 2019, alg. 2."""
 
     weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rate("weight_decay", self.weight_decay)
 
     def prepare(self, g: GraphBuilder, rate: ir.Value, step: ir.Value) -> Values:
         return (*super().prepare(g, rate, step), rate)

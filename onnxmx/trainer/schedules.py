@@ -76,6 +76,8 @@ class WarmupCosine:
         check_rate("the floor of WarmupCosine", self.floor)
         if self.warmup is not None and self.warmup < 0:
             raise UsageError(f"WarmupCosine expected a warmup of at least 0 updates; found {self.warmup}")
+        if self.total is not None and self.total < 1:
+            raise UsageError(f"WarmupCosine expected a total of at least 1 update; found {self.total}")
 
     def resolve(self, total: int) -> WarmupCosine:
         total = total if self.total is None else self.total

@@ -145,18 +145,8 @@ def initial_state(model: Model, optimizer: Optimizer, seed: int) -> dict[str, Ar
 
 
 def trainable_of(model: Model) -> list[str]:
-    """The parameters that a step changes.
-
-    A file that does not say which it means has its scalars left alone: they are constants of its formulas.
-    Raises GradientError where there is none, or where the file names one that it does not hold.
-    """
-    arrays = model.parameters()
-    names = [n for n in model.trainable if "onnxmx.trainable" in model.metadata or (n in arrays and arrays[n].ndim)]
-    if unknown := [name for name in names if name not in arrays]:
-        raise GraphError(
-            f"onnxmx.trainable expected names of float32 parameters of the model; found {unknown[0]!r}",
-            mend=f"The parameters are {', '.join(arrays) or 'none'}.",
-        )
+    """The parameters that a step changes. Raises GradientError where there is none."""
+    names = model.trainable
     if not names:
         raise GradientError(
             "the model has no trainable parameter of type float32",
