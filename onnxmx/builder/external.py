@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
 
+from onnxmx.builder.guard import MAX_BYTES, tensor_bytes, tensors
 from onnxmx.errors import ModelFileError
 
 
@@ -14,18 +14,25 @@ def read_external(proto: onnx.ModelProto, what: str, folder: Path | None) -> Non
     """Put the numbers of every external tensor into `proto`.
 
     what: names the model file in errors. folder: where it lies.
-    Raises ModelFileError where a tensor points outside `folder`, as a hostile file might, or at nothing.
+    Raises ModelFileError where a tensor points outside `folder`, as a hostile file might, or at nothing; and where
+    all of them are more than one file can hold, whatever they point at: ten tensors may claim the same gigabyte.
     """
-    for tensor in _tensors(proto):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
+    outside = [t for t in tensors(proto) if t.data_location == onnx.TensorProto.EXTERNAL]
+    if (total := sum(tensor_bytes(t, what) for t in outside)) > MAX_BYTES:
+        raise ModelFileError(
+            f"{what} expected at most {MAX_BYTES} bytes of weights; found {total} in other files",
+            mend="Export it in half precision, or in parts.",
+        )
+    for tensor in outside:
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        tensor.raw_data = _read(entries, f"{what} keeps {tensor.name!r} in another file and", folder)
+        what_tensor = f"{what} keeps {tensor.name!r} in another file and"
+        tensor.raw_data = _read(entries, what_tensor, folder, tensor_bytes(tensor, what))
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
 
 
-def _read(entries: dict[str, str], what: str, folder: Path | None) -> bytes:
+def _read(entries: dict[str, str], what: str, folder: Path | None, expected: int) -> bytes:
+    """expected: how many bytes the tensor's shape asks for."""
     location = entries.get("location", "")
     if folder is None:
         raise ModelFileError(f"{what} expected to lie beside it; found bytes alone", mend="Load it by its path.")
@@ -38,39 +45,23 @@ def _read(entries: dict[str, str], what: str, folder: Path | None) -> bytes:
             mend="Do not trust this file; one of your own can be saved anew with its weights inside.",
         )
     try:
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", expected))
+        if file.exists() and not file.is_file():
+            raise ValueError("it is not a file")  # a pipe would be waited for without end
         with open(file, "rb") as stream:
             stream.seek(offset)
-            data = stream.read(length)
+            data = stream.read(max(0, min(length, expected)))
     except (OSError, ValueError) as error:
         raise ModelFileError(
             f"{what} cannot be read from {location!r}: {error}", mend="Copy that file too, to the same folder."
         ) from error
-    if len(data) < length:
+    if length != expected:
         raise ModelFileError(
-            f"{what} expected {length} bytes in {location!r}; found {len(data)}", mend="Copy that file again."
+            f"{what} expected {expected} bytes for its shape; found {length} in the entry 'length'",
+            mend="The file may be damaged: copy or export it again.",
+        )
+    if len(data) < expected:
+        raise ModelFileError(
+            f"{what} expected {expected} bytes in {location!r}; found {len(data)}", mend="Copy that file again."
         )
     return data
-
-
-def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    yield from _in_graph(proto.graph)
-    for function in proto.functions:
-        yield from _in_nodes(function.node)
-
-
-def _in_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _in_nodes(graph.node)
-
-
-def _in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            yield from attribute.tensors
-            if attribute.HasField("t"):
-                yield attribute.t
-            for graph in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
-                yield from _in_graph(graph)

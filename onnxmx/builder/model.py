@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.version_converter
 import onnx_ir as ir
 
+from onnxmx.builder import weights
 from onnxmx.builder.external import read_external
+from onnxmx.builder.foreign import check as check
+from onnxmx.builder.foreign import first_line, lift_constants, normalize
 from onnxmx.builder.graph import GraphBuilder
-from onnxmx.builder.inference import IR_VERSION, OPSET
+from onnxmx.builder.guard import MAX_BYTES
+from onnxmx.builder.guard import inspect as inspect_file
+from onnxmx.builder.inference import OPSET
 from onnxmx.builder.layers.base import Layer
 from onnxmx.builder.session import open_session
 from onnxmx.builder.source import line_of, user_line
@@ -151,23 +155,14 @@ class Model:
     @property
     def trainable(self) -> list[str]:
         """The names of the parameters that training changes."""
-        if _TRAINABLE in self.metadata:
-            return _names(self.metadata[_TRAINABLE])
-        statistics = {
-            v.name
-            for node in self.ir.graph
-            if node.op_type == "BatchNormalization"
-            for v in node.inputs[3:5]
-            if v is not None
-        }
-        return [name for name in self._parameter_values() if name not in statistics]
+        return weights.trainable(self.ir.graph, self._listed())
+
+    def _listed(self) -> list[str] | None:
+        """What the file itself calls trainable, or None where it does not say."""
+        return _names(self.metadata[_TRAINABLE]) if _TRAINABLE in self.metadata else None
 
     def _parameter_values(self) -> dict[str, ir.Value]:
-        return {
-            name: value
-            for name, value in self.ir.graph.initializers.items()
-            if value.dtype == ir.DataType.FLOAT and not name.startswith("const.")
-        }
+        return weights.parameters(self.ir.graph, self._listed())
 
     def with_parameters(self, arrays: dict[str, Array]) -> Model:
         """A copy with other numbers. arrays: some or all parameters, each of its own shape, float32."""
@@ -200,7 +195,7 @@ class Model:
             results = self._session.run(list(self.outputs), feeds)
         except Exception as error:  # onnxruntime has no common base for what it raises here
             raise DataError(
-                f"expected inputs that the model can compute; ONNX Runtime found: {_first_line(error)}",
+                f"expected inputs that the model can compute; ONNX Runtime found: {first_line(error)}",
                 mend="Check the values: an index may be out of range.",
             ) from error
         return results[0] if len(results) == 1 else dict(zip(self.outputs, results, strict=True))
@@ -231,7 +226,9 @@ class Model:
 
     def to_proto(self) -> onnx.ModelProto:
         """The model as `onnx.ModelProto`, checked in full."""
-        self.parameters()  # draws what is not drawn yet: onnx-ir would wrap the error of an initializer in its own
+        for value in self.ir.graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value.numpy()  # drawn here: onnx-ir would wrap the error of an initializer in its own
         return check(ir.to_proto(self.ir))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -244,7 +241,10 @@ class Model:
 
 
 def load(path: str | os.PathLike[str]) -> Model:
-    """Load a model from an ONNX file. Raises ModelFileError where it is missing, damaged or not ONNX."""
+    """Load a model from an ONNX file of any maker, opset 7 or newer. See docs/any-onnx.md.
+
+    Raises ModelFileError where it is missing, damaged, hostile or not ONNX, or holds what cannot be converted.
+    """
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(
@@ -252,6 +252,11 @@ def load(path: str | os.PathLike[str]) -> Model:
             mend="Check the path, or train a model first: onnxmx train.",
         )
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ModelFileError(
+                f"{path} expected at most {MAX_BYTES} bytes, as ONNX files hold; found {path.stat().st_size}",
+                mend="Export it with its weights in a file of their own.",
+            )
         data = path.read_bytes()
     except OSError as error:
         raise ModelFileError(
@@ -274,19 +279,17 @@ def _read(data: bytes, what: str, folder: Path | None) -> Model:
         raise ModelFileError(f"{what} is not an ONNX file: {error}", mend=_MEND_FILE) from error
     if not proto.HasField("graph") or not proto.graph.output:
         raise ModelFileError(f"{what} is not an ONNX file: it holds no graph", mend=_MEND_FILE)
-    read_external(proto, what, folder)
     try:
-        versions = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in proto.opset_import}
-        if versions.get("", OPSET) != OPSET:
-            proto = onnx.version_converter.convert_version(check(proto, what), OPSET)
-        proto.ir_version = min(proto.ir_version, IR_VERSION)
-        model = Model(ir.from_proto(check(proto, what)))
+        inspect_file(proto, what)
+        read_external(proto, what, folder)
+        model = Model(ir.from_proto(normalize(proto, what)))
+        lift_constants(model.ir)
         _look_at(model)
     except ModelFileError:
         raise
     except Exception as error:  # the version converter and the reader raise what they meet
         raise ModelFileError(
-            f"{what} cannot be read as ONNX opset {OPSET}: {_first_line(error)}", mend=_MEND_FILE
+            f"{what} cannot be read as ONNX opset {OPSET}: {first_line(error)}", mend=_MEND_FILE
         ) from error
     return model
 
@@ -296,15 +299,6 @@ def _look_at(model: Model) -> None:
     model.parameters()
     model.summary()
     ir.to_proto(model.ir)  # text that is not UTF-8 passes the checker and cannot be written
-
-
-def check(proto: onnx.ModelProto, what: str = "the model") -> onnx.ModelProto:
-    """`proto`, once the ONNX checker has passed it in full. Raises ModelFileError."""
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except Exception as error:  # ValidationError, InferenceError, ValueError, RuntimeError: by what is wrong
-        raise ModelFileError(f"{what} is not valid ONNX: {_first_line(error)}", mend=_MEND_FILE) from error
-    return proto
 
 
 def check_array(port: Port, x: Any) -> Array:
@@ -347,7 +341,3 @@ def _names(text: str) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise ModelFileError(f"{_TRAINABLE} expected a list of names; found {text[:80]!r}", mend=_MEND_FILE)
     return names
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

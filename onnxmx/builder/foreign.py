@@ -1,0 +1,209 @@
+"""Files of other makers, brought into the form that onnxmx writes: opset 20, weights as initializers, inference form.
+
+Each step below takes one habit of an exporter: old opsets, weights among the inputs, BatchNormalization and Dropout in
+their training form, functions, sizes written as 0, -1 or "?", shapes that are stale or missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx.version_converter
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from onnxmx.builder.guard import graphs, nodes
+from onnxmx.builder.inference import IR_VERSION, OPSET
+from onnxmx.errors import ModelFileError
+
+OLDEST = 7
+"""The first opset with today's broadcasting; the converter of ONNX knows no way up from the ones before it."""
+_OWN = "ai.onnxmx"
+_DAMAGED = "The file may be damaged: copy or export it again."
+
+
+def normalize(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
+    """`proto` in the form that onnxmx writes, checked in full; it may be changed. Raises ModelFileError."""
+    version = _settle_versions(proto, what)
+    for graph in graphs(proto):
+        graph.name = graph.name or "main"  # the checker insists on a name
+        _leave_training_form(graph, _read_names(proto), version, what)
+    _drop_inputs_with_numbers(proto.graph)
+    for port in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        _mend_sizes(port)
+    ours = [(f.domain, f.name) for f in proto.functions if f.domain == _OWN]
+    if len(ours) < len(proto.functions):
+        proto = onnx.inliner.inline_selected_functions(proto, ours, exclude=True)
+    proto = _checked(proto, what)
+    if version != OPSET:
+        proto = _checked(_convert(proto, version, what), what)
+    if not _all_shapes_known(proto.graph):
+        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    return proto
+
+
+def lift_constants(model: ir.Model) -> None:
+    """Make initializers of Constant nodes, which is where paddle2onnx and older exporters keep weights."""
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
+
+
+def check(proto: onnx.ModelProto, what: str = "the model") -> onnx.ModelProto:
+    """`proto`, once the ONNX checker has passed it in full. Raises ModelFileError."""
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as error:  # ValidationError, InferenceError, ValueError, RuntimeError: by what is wrong
+        raise ModelFileError(f"{what} is not valid ONNX: {first_line(error)}", mend=_DAMAGED) from error
+    return proto
+
+
+def first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+# --- versions
+def _settle_versions(proto: onnx.ModelProto, what: str) -> int:
+    """One name for the standard domain, one IR version; returns the opset."""
+    for opset in proto.opset_import:
+        if opset.domain == "ai.onnx":
+            opset.domain = ""
+    version = next((o.version for o in proto.opset_import if o.domain == ""), None)
+    if version is None:
+        proto.opset_import.add(domain="", version=OPSET)
+        version = OPSET
+    if version < OLDEST:
+        raise ModelFileError(
+            f"{what} expected opset {OLDEST} or newer; found {version}", mend="Export it anew, with opset_version=13."
+        )
+    # Later IR versions allow more, never less, than those before; 10 is the last that older runtimes read.
+    proto.ir_version = IR_VERSION
+    return version
+
+
+def _convert(proto: onnx.ModelProto, version: int, what: str) -> onnx.ModelProto:
+    try:
+        converted = onnx.version_converter.convert_version(proto, OPSET)
+    except Exception as error:  # RuntimeError, or what the binding makes of a failed assertion
+        operator = _named_in(str(error), proto)
+        raise ModelFileError(
+            f"{what} is of opset {version} and expected operators that can be converted to opset {OPSET}; "
+            f"found {operator or 'one'} that cannot: {first_line(error)}",
+            mend=f"Export it anew, with opset_version={OPSET}.",
+        ) from error
+    if not converted.metadata_props:
+        converted.metadata_props.extend(proto.metadata_props)
+    return converted
+
+
+def _named_in(message: str, proto: onnx.ModelProto) -> str | None:
+    """The operator that a message of the converter is about: `Upsample`, or `adapt_upsample_9_10`."""
+    words = re.sub(r"[^a-z0-9]", "", message.lower())
+    found = [n.op_type for n in nodes(proto) if n.op_type.lower() in words]
+    return max(found, key=len, default=None)  # MaxPool rather than Max
+
+
+# --- shapes
+def _mend_sizes(port: onnx.ValueInfoProto) -> None:
+    """Sizes of 0 or less, and names that say only that a size is unknown, become unknown sizes.
+
+    Two dimensions of one name have one size; PaddlePaddle calls all that it does not know '?'.
+    """
+    for dim in port.type.tensor_type.shape.dim:
+        if (dim.HasField("dim_value") and dim.dim_value <= 0) or dim.dim_param in ("?", "-1", "None", "0"):
+            dim.Clear()
+
+
+def _checked(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
+    """`proto` checked in full; shapes that an exporter noted and that are wrong are left out."""
+    try:
+        return check(proto, what)
+    except ModelFileError as error:
+        if "InferenceError" not in f"{type(error.__cause__).__name__} {error.problem}":
+            raise
+    del proto.graph.value_info[:]
+    try:
+        return check(proto, what)
+    except ModelFileError:
+        for output in proto.graph.output:
+            output.type.tensor_type.ClearField("shape")
+    # The checker insists on the shape of an output: inference finds it, or its rank stays unknown and is an error.
+    return check(onnx.shape_inference.infer_shapes(proto, data_prop=True), what)
+
+
+def _all_shapes_known(graph: onnx.GraphProto) -> bool:
+    """Whether every value of the main graph has a type and a shape."""
+    known = {v.name for v in (*graph.value_info, *graph.output) if v.type.tensor_type.HasField("shape")}
+    return all(name in known for node in graph.node if node.op_type != "Constant" for name in node.output if name)
+
+
+# --- weights among the inputs
+def _drop_inputs_with_numbers(graph: onnx.GraphProto) -> None:
+    """Before IR version 4 every initializer was an input too, so that a caller could give another one."""
+    numbers = {t.name for t in graph.initializer}
+    kept = [v for v in graph.input if v.name not in numbers]
+    if len(kept) < len(graph.input):
+        del graph.input[:]
+        graph.input.extend(kept)
+
+
+# --- operators in their training form
+def _leave_training_form(graph: onnx.GraphProto, read: set[str], version: int, what: str) -> None:
+    kept: list[onnx.NodeProto] = []
+    for node in graph.node:
+        expanded = None
+        if node.domain in ("", "ai.onnx") and node.op_type == "BatchNormalization":
+            expanded = _batch_norm(node, graph, read, what)
+        elif node.domain in ("", "ai.onnx") and node.op_type == "Dropout" and version >= 12:
+            del node.input[2:]  # training_mode
+        kept.extend(expanded or [node])
+    if len(kept) != len(graph.node):
+        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
+def _batch_norm(node: onnx.NodeProto, graph: onnx.GraphProto, read: set[str], what: str) -> list[onnx.NodeProto] | None:
+    """The inference form of a BatchNormalization: one output. Returns nodes to put in its place, or None."""
+    if used := [name for name in node.output[1:] if name in read]:
+        raise ModelFileError(
+            f"{what}: BatchNormalization {node.name!r} expected its inference form; something reads {used[0]!r}, the "
+            "statistics of a batch",
+            mend="Export the model for inference: model.eval() in PyTorch, training=False in Keras.",
+        )
+    del node.output[1:]
+    spatial = next((a.i for a in node.attribute if a.name == "spatial"), 1)
+    plain = [a for a in node.attribute if a.name not in ("spatial", "training_mode")]
+    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+    del node.attribute[:]
+    node.attribute.extend(plain)
+    ranks = {t.name: len(t.dims) for t in graph.initializer}
+    if spatial == 1 or ranks.get(node.input[1]) == 1:  # of rank 1: a channel each, which is what spatial=1 means
+        return None
+    return list(_per_element(node, epsilon))
+
+
+def _per_element(node: onnx.NodeProto, epsilon: float) -> Iterator[onnx.NodeProto]:
+    """y = (x - mean) / sqrt(var + epsilon) * scale + bias, each element by its own statistics (spatial=0)."""
+    x, scale, bias, mean, var = node.input
+    (y,) = node.output
+    tensor = onnx.numpy_helper.from_array(np.array(epsilon, np.float32))
+    make = onnx.helper.make_node
+    yield make("Constant", [], [f"{y}.epsilon"], value=tensor)
+    for op_type, inputs, output in (
+        ("Add", (var, f"{y}.epsilon"), f"{y}.var"),
+        ("Sqrt", (f"{y}.var",), f"{y}.std"),
+        ("Sub", (x, mean), f"{y}.centred"),
+        ("Div", (f"{y}.centred", f"{y}.std"), f"{y}.normal"),
+        ("Mul", (f"{y}.normal", scale), f"{y}.scaled"),
+        ("Add", (f"{y}.scaled", bias), y),
+    ):
+        yield make(op_type, list(inputs), [output], name=f"{node.name or y}.{op_type}")
+
+
+def _read_names(proto: onnx.ModelProto) -> set[str]:
+    """Every name that a node reads or a graph gives out."""
+    read = {name for node in nodes(proto) for name in node.input}
+    return read | {v.name for graph in graphs(proto) for v in graph.output}
