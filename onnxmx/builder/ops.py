@@ -128,6 +128,9 @@ class Ops:
     def reduce_mean(self, x: Arg, axes: Sequence[int] | None = None, *, keepdims: bool = True) -> Value:
         return self.op("ReduceMean", x, self._axes(axes), keepdims=int(keepdims))
 
+    def reduce_max(self, x: Arg, axes: Sequence[int] | None = None, *, keepdims: bool = True) -> Value:
+        return self.op("ReduceMax", x, self._axes(axes), keepdims=int(keepdims))
+
     def reduce_prod(self, x: Arg, axes: Sequence[int] | None = None, *, keepdims: bool = True) -> Value:
         return self.op("ReduceProd", x, self._axes(axes), keepdims=int(keepdims))
 

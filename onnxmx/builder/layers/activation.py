@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
+from onnxmx.builder import init
 from onnxmx.builder.graph import Value
 from onnxmx.builder.layers.base import Layer
+from onnxmx.builder.literals import is_number
 from onnxmx.errors import GraphError, UsageError, unknown_name
 
 ActivationFunction = Callable[[Value], Value]
@@ -17,14 +19,29 @@ def relu(x: Value) -> Value:
     return x.builder.op("Relu", x)
 
 
-def leaky_relu(x: Value) -> Value:
-    """x where x > 0, else 0.01 x.   Source: Maas et al. 2013."""
-    return x.builder.op("LeakyRelu", x, alpha=0.01)
+def relu6(x: Value) -> Value:
+    """min(max(x, 0), 6)   Source: Krizhevsky 2010."""
+    return x.builder.op("Clip", x, 0.0, 6.0)
 
 
-def elu(x: Value) -> Value:
-    """x where x > 0, else exp(x) - 1.   Source: Clevert et al. 2016."""
-    return x.builder.op("Elu", x)
+def leaky_relu(x: Value, slope: float = 0.01) -> Value:
+    """x where x > 0, else slope x; slope = 0.01.   Source: Maas et al. 2013."""
+    return x.builder.op("LeakyRelu", x, alpha=slope)
+
+
+def elu(x: Value, alpha: float = 1.0) -> Value:
+    """x where x > 0, else alpha (exp(x) - 1); alpha = 1.   Source: Clevert et al. 2016."""
+    return x.builder.op("Elu", x, alpha=alpha)
+
+
+def selu(x: Value) -> Value:
+    """1.0507 elu(x) with alpha = 1.6733, which keeps mean 0 and variance 1.   Source: Klambauer et al. 2017."""
+    return x.builder.op("Selu", x)
+
+
+def celu(x: Value, alpha: float = 1.0) -> Value:
+    """max(x, 0) + min(0, alpha (exp(x / alpha) - 1)); alpha = 1.   Source: Barron 2017."""
+    return x.builder.op("Celu", x, alpha=alpha)
 
 
 def gelu(x: Value) -> Value:
@@ -32,14 +49,39 @@ def gelu(x: Value) -> Value:
     return x.builder.op("Gelu", x)
 
 
+def gelu_tanh(x: Value) -> Value:
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), near gelu.   Source: Hendrycks & Gimpel 2016."""
+    return x.builder.op("Gelu", x, approximate="tanh")
+
+
 def silu(x: Value) -> Value:
     """x sigmoid(x), also called swish.   Source: Elfwing et al. 2018."""
     return x * sigmoid(x)
 
 
+def swish(x: Value) -> Value:
+    """silu by its other name.   Source: Ramachandran et al. 2017."""
+    return silu(x)
+
+
+def mish(x: Value) -> Value:
+    """x tanh(softplus(x))   Source: Misra 2019."""
+    return x.builder.op("Mish", x)
+
+
 def sigmoid(x: Value) -> Value:
     """1 / (1 + exp(-x))"""
     return x.builder.op("Sigmoid", x)
+
+
+def hard_sigmoid(x: Value) -> Value:
+    """min(max(x / 6 + 1/2, 0), 1)   Source: Howard et al. 2019, section 5.2."""
+    return x.builder.op("HardSigmoid", x, alpha=1 / 6, beta=0.5)
+
+
+def hard_swish(x: Value) -> Value:
+    """x hard_sigmoid(x)   Source: Howard et al. 2019, section 5.2."""
+    return x.builder.op("HardSwish", x)
 
 
 def tanh(x: Value) -> Value:
@@ -52,19 +94,26 @@ def softplus(x: Value) -> Value:
     return x.builder.op("Softplus", x)
 
 
-def softmax(x: Value) -> Value:
-    """exp(x) / sum(exp(x)) over the last axis."""
-    return x.builder.op("Softmax", x, axis=-1)
+def softsign(x: Value) -> Value:
+    """x / (1 + |x|)"""
+    return x.builder.op("Softsign", x)
 
 
-def log_softmax(x: Value) -> Value:
-    """x - log(sum(exp(x))) over the last axis."""
-    return x.builder.op("LogSoftmax", x, axis=-1)
+def softmax(x: Value, axis: int = -1) -> Value:
+    """exp(x) / sum(exp(x)) over an axis, the last by default."""
+    return x.builder.op("Softmax", x, axis=axis)
 
 
-ACTIVATIONS: dict[str, ActivationFunction] = {
-    f.__name__: f for f in (relu, leaky_relu, elu, gelu, silu, sigmoid, tanh, softplus, softmax, log_softmax)
-}
+def log_softmax(x: Value, axis: int = -1) -> Value:
+    """x - log(sum(exp(x))) over an axis, the last by default."""
+    return x.builder.op("LogSoftmax", x, axis=axis)
+
+
+_FUNCTIONS: tuple[ActivationFunction, ...] = (
+    *(relu, relu6, leaky_relu, elu, selu, celu, gelu, gelu_tanh, silu, swish, mish),
+    *(sigmoid, hard_sigmoid, hard_swish, tanh, softplus, softsign, softmax, log_softmax),
+)
+ACTIVATIONS: dict[str, ActivationFunction] = {f.__name__: f for f in _FUNCTIONS}
 
 
 def activate(x: Value, activation: str | ActivationFunction | None) -> Value:
@@ -98,3 +147,93 @@ class Activation(Layer):
 
     def forward(self, x: Value) -> Value:
         return activate(x, self.activation)
+
+
+@dataclass(frozen=True)
+class LeakyReLU(Layer):
+    """y = x where x > 0, else slope x.   x, y: any shape   Source: Maas et al. 2013."""
+
+    slope: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_number(self, "slope", self.slope)
+
+    def forward(self, x: Value) -> Value:
+        return leaky_relu(x, self.slope)
+
+
+@dataclass(frozen=True)
+class PReLU(Layer):
+    """y = x where x > 0, else weight x, and the weight is learned.   x, y: (batch, channels, ...)
+
+    weight: one for each channel, or a single one where shared; 0.25 at first.   Source: He et al. 2015, eq. 1.
+    """
+
+    _: KW_ONLY
+    shared: bool = False
+    weight_init: str | init.Initializer | None = None
+
+    def forward(self, x: Value) -> Value:
+        g = x.builder
+        start = init.constant(0.25) if self.weight_init is None else self.weight_init
+        if self.shared:
+            return g.op("PRelu", x, g.parameter("weight", (1,), start))
+        channels = self._static_dim(x, 1, "a number of channels", "Give the input's channels, or take shared=True.")
+        # In the shape that broadcasts against x, so that no node has to reshape it.
+        column = (channels,) + (1,) * (len(x.shape or ()) - 2)
+        return g.op("PRelu", x, g.parameter("weight", column, start))
+
+
+@dataclass(frozen=True)
+class ELU(Layer):
+    """y = x where x > 0, else alpha (exp(x) - 1).   x, y: any shape   Source: Clevert et al. 2016."""
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_number(self, "alpha", self.alpha, positive=True)
+
+    def forward(self, x: Value) -> Value:
+        return elu(x, self.alpha)
+
+
+@dataclass(frozen=True)
+class CELU(Layer):
+    """y = max(x, 0) + min(0, alpha (exp(x / alpha) - 1)).   x, y: any shape   Source: Barron 2017."""
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_number(self, "alpha", self.alpha, positive=True)
+
+    def forward(self, x: Value) -> Value:
+        return celu(x, self.alpha)
+
+
+@dataclass(frozen=True)
+class Softmax(Layer):
+    """y = exp(x) / sum(exp(x)) over one axis.   x, y: any shape"""
+
+    axis: int = -1
+
+    def forward(self, x: Value) -> Value:
+        return softmax(x, self.axis)
+
+
+@dataclass(frozen=True)
+class LogSoftmax(Layer):
+    """y = x - log(sum(exp(x))) over one axis.   x, y: any shape"""
+
+    axis: int = -1
+
+    def forward(self, x: Value) -> Value:
+        return log_softmax(x, self.axis)
+
+
+def _check_number(layer: Layer, name: str, value: object, *, positive: bool = False) -> None:
+    if not is_number(value) or (positive and value <= 0):
+        raise UsageError(
+            f"{type(layer).__name__} expected {name} as a {'positive ' * positive}number; found {value!r}",
+            at=layer._source,
+            mend="PReLU learns it." if name == "slope" else "The default is 1.0.",
+        )

@@ -103,15 +103,6 @@ class Layer:
                 raise self._wrong(name, "a positive integer", value)
             object.__setattr__(self, name, int(value))
 
-    def _check_pairs(self, *names: str) -> None:
-        """The fields must be positive integers or pairs of them; a list becomes a tuple."""
-        for name in names:
-            value = getattr(self, name)
-            both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-            if len(both) != 2 or not all(is_size(v) for v in both):
-                raise self._wrong(name, "a positive integer or two of them", value)
-            object.__setattr__(self, name, int(value) if is_size(value) else tuple(int(v) for v in both))
-
     def _wrong(self, name: str, expected: str, found: object) -> UsageError:
         return UsageError(
             f"{type(self).__name__} expected {name} as {expected}; found {found!r}",

@@ -1,7 +1,9 @@
-"""Layers made of layers, and layers that only move data."""
+"""Layers made of layers."""
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
 
 from onnxmx.builder.graph import Value, describe
@@ -46,12 +48,82 @@ class Residual(Layer):
         return y + short
 
 
-@dataclass(frozen=True)
-class Flatten(Layer):
-    """All but the first dimension as one.   x: (batch, ...)   y: (batch, n)"""
+@dataclass(frozen=True, init=False)
+class _Branches(Layer):
+    """Layers on one input, named by their place (`0`, `1`, ...) unless they have a name."""
+
+    branches: tuple[Layer, ...]
+
+    def __init__(self, *branches: Layer, name: str | None = None) -> None:
+        object.__setattr__(self, "branches", branches)
+        object.__setattr__(self, "name", name)
+        if not branches:
+            raise UsageError(
+                f"{type(self).__name__} expected at least one layer; found none",
+                at=self._source,
+                mend="Identity() stands for the input itself.",
+            )
+
+    def _apply(self, x: Value) -> list[Value]:
+        return [call_named(layer, str(place), x) for place, layer in enumerate(self.branches)]
+
+    def _alike(self, x: Value) -> list[Value]:
+        """The outputs, which must be of one shape: Add would broadcast (n, 1, h, w) over the channels in silence."""
+        first, *rest = ys = self._apply(x)
+        for y in rest:
+            if y.shape is not None and first.shape is not None and y.shape != first.shape:
+                raise self._misfit(
+                    y, f"branches of one shape, {describe(first)}", "Give all branches the same channels and stride."
+                )
+        return ys
+
+
+@dataclass(frozen=True, init=False)
+class Concat(_Branches):
+    """y = branches(x) side by side along `axis`, by default the channels.   Source: Szegedy et al. 2015."""
+
+    axis: int
+
+    def __init__(self, *branches: Layer, axis: int = 1, name: str | None = None) -> None:
+        super().__init__(*branches, name=name)
+        object.__setattr__(self, "axis", axis)
 
     def forward(self, x: Value) -> Value:
-        return x.builder.op("Flatten", x, axis=1)
+        ys = self._apply(x)
+        return concat(*ys, axis=self.axis) if len(ys) > 1 else ys[0]
+
+
+@dataclass(frozen=True, init=False)
+class Add(_Branches):
+    """y = the sum of branches(x), all of one shape."""
+
+    def forward(self, x: Value) -> Value:
+        return x.builder.sum(*self._alike(x))
+
+
+@dataclass(frozen=True, init=False)
+class Multiply(_Branches):
+    """y = the product of branches(x), all of one shape."""
+
+    def forward(self, x: Value) -> Value:
+        return functools.reduce(operator.mul, self._alike(x))
+
+
+@dataclass(frozen=True, init=False)
+class Parallel(Layer):
+    """{name: layer(x)}: several named outputs of one input, as in Parallel(mean=Dense(2), spread=Dense(2)).
+
+    As the last layer of a model it names the model's outputs.
+    """
+
+    branches: tuple[tuple[str, Layer], ...]
+
+    def __init__(self, **branches: Layer) -> None:
+        object.__setattr__(self, "branches", tuple(branches.items()))
+        object.__setattr__(self, "name", None)
+
+    def forward(self, x: Value) -> dict[str, Value]:  # type: ignore[override]  # the one layer with several outputs
+        return {name: call_named(layer, name, x) for name, layer in self.branches}
 
 
 def concat(*xs: Value, axis: int = 1) -> Value:

@@ -1,38 +1,27 @@
-"""Convolution and pooling over images, (batch, channels, height, width)."""
+"""Convolution and transposed convolution over sequences, images and volumes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
 from onnxmx.builder import init
 from onnxmx.builder.graph import Value
 from onnxmx.builder.layers.activation import ActivationFunction, activate
-from onnxmx.builder.layers.base import Layer
-from onnxmx.builder.literals import is_size
+from onnxmx.builder.layers.spatial import Padding, Size, Spatial, as_pads, spans_of
 from onnxmx.errors import UsageError
-
-Pair = int | tuple[int, int]
-Padding = str | int | tuple[int, int]
-_LAYOUT = "(batch, channels, height, width)"
 
 
 @dataclass(frozen=True)
-class Conv2D(Layer):
-    """y = activation(conv(x, W) + b).
-
-    x: (batch, n_in, height, width)   W: (channels, n_in / groups, *kernel)   b: (channels,)
-    padding: "valid" (none), "same" (the output is the input's size divided by the stride, rounded up; the odd pixel
-    goes to the end), or the number of zeros on each side.
-    """
+class _Conv(Spatial):
+    """Fields and maths of Conv1D, Conv2D and Conv3D."""
 
     channels: int
-    kernel: Pair
+    kernel: Size
     _: KW_ONLY
-    stride: Pair = 1
+    stride: Size = 1
     padding: Padding = "valid"
-    dilation: Pair = 1
+    dilation: Size = 1
     groups: int = 1
     activation: str | ActivationFunction | None = None
     bias: bool = True
@@ -41,135 +30,161 @@ class Conv2D(Layer):
 
     def __post_init__(self) -> None:
         self._check_sizes("channels", "groups")
-        self._check_pairs("kernel", "stride", "dilation")
-        _check_padding(self, self.padding)
+        self._check_each("kernel", "stride", "dilation")
+        self._check_padding(self.padding)
 
     def forward(self, x: Value) -> Value:
         g = x.builder
-        self._expect_rank(x, 4, _LAYOUT)
-        n_in = self._static_dim(x, 1, "a number of channels", "Give the input's channels in build(...).")
+        n_in = self._check_groups(x)
+        kernel, stride, dilation = map(self._each, (self.kernel, self.stride, self.dilation))
+        pads = self._pads(x, self.padding, spans_of(kernel, dilation), stride)
+        w = g.parameter("weight", (self.channels, n_in // self.groups, *kernel), self.weight_init)
+        b = g.parameter("bias", (self.channels,), self.bias_init) if self.bias else None
+        y = g.conv(x, w, b, kernel_shape=kernel, strides=stride, dilations=dilation, group=self.groups, pads=pads)
+        return activate(y, self.activation)
+
+    def _check_groups(self, x: Value) -> int:
+        """The number of input channels, which the groups must divide, as they must the output's."""
+        self._expect_space(x)
+        n_in = self._channels(x)
         if n_in % self.groups or self.channels % self.groups:
             raise self._misfit(
                 x,
                 f"input and output channels that {self.groups} groups divide ({n_in} and {self.channels})",
                 "Change channels or groups.",
             )
-        kernel, stride, dilation = pair(self.kernel), pair(self.stride), pair(self.dilation)
-        pads = _pads(self, x, self.padding, kernel, stride, dilation)
-        w = g.parameter("weight", (self.channels, n_in // self.groups, *kernel), self.weight_init)
+        return n_in
+
+
+@dataclass(frozen=True)
+class Conv1D(_Conv):
+    """y = activation(conv(x, W) + b) over sequences.
+
+    x: (batch, n_in, length)   W: (channels, n_in / groups, kernel)   b: (channels,)   y: (batch, channels, length')
+    padding: as in Conv2D; ((kernel - 1, 0),) makes a convolution that sees no later element.
+    """
+
+    rank = 1
+
+
+@dataclass(frozen=True)
+class Conv2D(_Conv):
+    """y = activation(conv(x, W) + b) over images.
+
+    x: (batch, n_in, height, width)   W: (channels, n_in / groups, *kernel)   b: (channels,)
+    y: (batch, channels, height', width')
+    padding: "valid" (none), "same" (the output is the input's size divided by the stride, rounded up; the odd pixel
+    goes to the end), or the number of zeros on each side: one, one for each axis, or (before, after) for each.
+    groups: channels are convolved in so many parts of their own; as many as n_in make it depthwise.
+    """
+
+    rank = 2
+
+
+@dataclass(frozen=True)
+class Conv3D(_Conv):
+    """y = activation(conv(x, W) + b) over volumes.
+
+    x: (batch, n_in, depth, height, width)   W: (channels, n_in / groups, *kernel)   b: (channels,)
+    y: (batch, channels, depth', height', width')   padding: as in Conv2D.
+    """
+
+    rank = 3
+
+
+@dataclass(frozen=True)
+class _ConvTranspose(_Conv):
+    """Fields and maths of the transposed convolutions."""
+
+    output_padding: Size = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_each("output_padding", least=0)
+        extra = self._each(self.output_padding)
+        if any(e >= s for e, s in zip(extra, self._each(self.stride), strict=True)):
+            raise UsageError(
+                f"{type(self).__name__} expected less output_padding than its stride {self.stride}; "
+                f"found {self.output_padding}",
+                at=self._source,
+                mend="It tells apart the output sizes that one input size can have: 0 to stride - 1.",
+            )
+        if any(extra) and self.padding == "same":
+            raise UsageError(
+                f"{type(self).__name__} expected no output_padding beside padding 'same'; found {self.output_padding}",
+                at=self._source,
+                mend="'same' makes the output the input's size times the stride.",
+            )
+
+    def forward(self, x: Value) -> Value:
+        g = x.builder
+        n_in = self._check_groups(x)
+        kernel, stride, dilation = map(self._each, (self.kernel, self.stride, self.dilation))
+        pads, extra = self._cut(x, spans_of(kernel, dilation), stride)
+        w = g.parameter("weight", (n_in, self.channels // self.groups, *kernel), self.weight_init)
         b = g.parameter("bias", (self.channels,), self.bias_init) if self.bias else None
-        y = g.conv(x, w, b, kernel_shape=kernel, strides=stride, dilations=dilation, group=self.groups, pads=pads)
+        y = g.op(
+            "ConvTranspose",
+            x,
+            w,
+            b,
+            kernel_shape=kernel,
+            strides=stride,
+            dilations=dilation,
+            group=self.groups,
+            pads=pads,
+            output_padding=extra,
+        )
         return activate(y, self.activation)
 
-
-@dataclass(frozen=True)
-class MaxPool2D(Layer):
-    """The largest value of each window.   x: (batch, c, height, width)   y: (batch, c, height', width')"""
-
-    size: Pair = 2
-    _: KW_ONLY
-    stride: Pair | None = None
-    padding: Padding = "valid"
-
-    def __post_init__(self) -> None:
-        _check_window(self)
-
-    def forward(self, x: Value) -> Value:
-        return x.builder.op("MaxPool", x, **_window(self, x, self.size, self.stride, self.padding))
-
-
-@dataclass(frozen=True)
-class AvgPool2D(Layer):
-    """The mean of each window, padding not counted.   x: (batch, c, height, width)   y: (batch, c, height', width')"""
-
-    size: Pair = 2
-    _: KW_ONLY
-    stride: Pair | None = None
-    padding: Padding = "valid"
-
-    def __post_init__(self) -> None:
-        _check_window(self)
-
-    def forward(self, x: Value) -> Value:
-        return x.builder.op("AveragePool", x, **_window(self, x, self.size, self.stride, self.padding))
+    def _cut(self, x: Value, spans: Sequence[int], stride: Sequence[int]) -> tuple[list[int], list[int]]:
+        """What is cut from the output, all starts and then all ends, and what is added to its ends."""
+        extra = self._each(self.output_padding)
+        if self.padding == "same":
+            total = [max(w - s, 0) for w, s in zip(spans, stride, strict=True)]
+            extra = [max(s - w, 0) for w, s in zip(spans, stride, strict=True)]
+            return [t // 2 for t in total] + [t - t // 2 for t in total], extra
+        pads = as_pads(0 if self.padding == "valid" else self.padding, self.rank)
+        for axis, (span, step) in enumerate(zip(spans, stride, strict=True)):
+            dim = x.shape[axis + 2] if x.shape is not None else None
+            cut = pads[axis] + pads[axis + self.rank]
+            if isinstance(dim, int) and (dim - 1) * step + span + extra[axis] <= cut:
+                raise self._misfit(
+                    x, f"padding that leaves some of its output along axis {axis + 2}, not {cut}", "Use less padding."
+                )
+        return pads, extra
 
 
 @dataclass(frozen=True)
-class GlobalAvgPool2D(Layer):
-    """The mean over height and width.   x: (batch, c, height, width)   y: (batch, c)"""
+class Conv1DTranspose(_ConvTranspose):
+    """The transposed convolution of sequences: Conv1D run backwards, from its output's size to its input's.
 
-    def forward(self, x: Value) -> Value:
-        self._expect_rank(x, 4, _LAYOUT)
-        return x.builder.reduce_mean(x, (2, 3), keepdims=False)
+    x: (batch, n_in, length)   W: (n_in, channels / groups, kernel)   b: (channels,)   y: (batch, channels, length')
+    Sizes and padding as in Conv2DTranspose.
+    """
 
-
-def _check_padding(layer: Layer, padding: Padding) -> None:
-    sides = padding if isinstance(padding, tuple) else (padding, padding)
-    if padding not in ("valid", "same") and not (len(sides) == 2 and all(is_size(p) or p == 0 for p in sides)):
-        raise UsageError(
-            f"{type(layer).__name__} expected padding 'valid', 'same' or a number of zeros; found {padding!r}",
-            at=layer._source,
-            mend="For example padding='same', padding=1 or padding=(1, 2).",
-        )
+    rank = 1
 
 
-def _check_window(layer: MaxPool2D | AvgPool2D) -> None:
-    layer._check_pairs("size", *(() if layer.stride is None else ("stride",)))
-    _check_padding(layer, layer.padding)
-    if not isinstance(layer.padding, str) and any(
-        p >= s for p, s in zip(pair(layer.padding), pair(layer.size), strict=True)
-    ):
-        raise UsageError(
-            f"{type(layer).__name__} expected less padding than its size {layer.size}; found {layer.padding}",
-            at=layer._source,
-            mend="A window that lies in the padding alone has no value.",
-        )
+@dataclass(frozen=True)
+class Conv2DTranspose(_ConvTranspose):
+    """The transposed convolution of images: Conv2D run backwards, from its output's size to its input's.
+
+    x: (batch, n_in, height, width)   W: (n_in, channels / groups, *kernel)   b: (channels,)
+    y: (batch, channels, height', width'), height' = (height - 1) stride + (kernel - 1) dilation + 1
+    + output_padding - padding before and after.   padding: as many elements are cut from each side; "same" makes
+    height' = height * stride.   Source: Dumoulin & Visin 2016, section 4.
+    """
+
+    rank = 2
 
 
-def pair(x: Pair) -> list[int]:
-    """`n` or `(n, m)` as `[n, m]`."""
-    return list(x) if isinstance(x, tuple) else [x, x]
+@dataclass(frozen=True)
+class Conv3DTranspose(_ConvTranspose):
+    """The transposed convolution of volumes: Conv3D run backwards, from its output's size to its input's.
 
+    x: (batch, n_in, depth, height, width)   W: (n_in, channels / groups, *kernel)   b: (channels,)
+    y: (batch, channels, depth', height', width').   Sizes and padding as in Conv2DTranspose.
+    """
 
-def _window(layer: Layer, x: Value, size: Pair, stride: Pair | None, padding: Padding) -> dict[str, Any]:
-    """The attributes of a pooling node; windows stand side by side unless a stride says otherwise."""
-    layer._expect_rank(x, 4, _LAYOUT)
-    kernel, strides = pair(size), pair(size if stride is None else stride)
-    pads = _pads(layer, x, padding, kernel, strides, [1, 1])
-    return {"kernel_shape": kernel, "strides": strides, "pads": pads}
-
-
-def _pads(
-    layer: Layer, x: Value, padding: Padding, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> list[int]:
-    """ONNX pads [top, left, bottom, right] for a padding by name or number; checks that the window fits."""
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    if padding == "valid":
-        pads = [0, 0, 0, 0]
-    elif padding == "same":
-        pads = _same_pads(layer, x, spans, stride)
-    else:
-        pads = pair(padding) * 2  # type: ignore[arg-type]  # _check_padding lets no other name through
-    for axis, span in enumerate(spans):
-        dim = x.shape[axis + 2] if x.shape is not None else None
-        if isinstance(dim, int) and dim + pads[axis] + pads[axis + 2] < span:
-            raise layer._misfit(
-                x,
-                f"an image of at least {span} along axis {axis + 2} for its window",
-                "Use padding or a smaller window.",
-            )
-    return pads
-
-
-def _same_pads(layer: Layer, x: Value, spans: Sequence[int], stride: Sequence[int]) -> list[int]:
-    starts, ends = [], []
-    for axis, (span, step) in enumerate(zip(spans, stride, strict=True)):
-        if step == 1:
-            total = span - 1
-        else:
-            mend = "Give the image's size in build(...), or the padding as a number."
-            dim = layer._static_dim(x, axis + 2, "an image size", mend)
-            total = max((-(-dim // step) - 1) * step + span - dim, 0)
-        starts.append(total // 2)
-        ends.append(total - total // 2)
-    return starts + ends
+    rank = 3
