@@ -1,0 +1,56 @@
+"""`onnxmx evaluate`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxmx.cli.command import command, data_options, given, library_option
+from onnxmx.cli.output import Answer, Result
+
+if TYPE_CHECKING:
+    from onnxmx.builder.model import Model
+    from onnxmx.trainer.data import Dataset
+
+_EVALUATE = "onnxmx.trainer.evaluate:evaluate"
+
+
+@command(example="onnxmx evaluate runs/lenet-digits/model.onnx --data digits")
+@click.argument("model")
+@data_options()
+@click.option("--split", default="test", show_default=True, help="Which part of the dataset: train or test.")
+@library_option("--batch-size", type=int, default_in=f"{_EVALUATE}.batch_size", help="Samples a run.")
+@library_option(
+    "--threads",
+    type=int,
+    default_in=f"{_EVALUATE}.threads",
+    help="Worker threads; by default the cores of this machine.",
+)
+def evaluate(model: str, data: str, data_dir: str | None, split: str, **options: Any) -> Answer:
+    """Measure a model's loss and accuracy on a dataset.
+
+    MODEL is an .onnx file, quantized or not; it runs as it is. The loss is the one that it was trained with, or, in a
+    file from elsewhere, softmax cross-entropy where labels are classes and mean squared error where they are not.
+    """
+    from onnxmx.builder.model import load
+    from onnxmx.trainer.data import get_dataset
+    from onnxmx.trainer.evaluate import evaluate as library
+
+    found, dataset = load(model), get_dataset(data, split, data_dir)
+    started = time.perf_counter()
+    measures = library(found, dataset, loss=_loss(found, dataset), **given(options))
+    seconds = time.perf_counter() - started
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in measures.items())
+    return Result(
+        {"model": model, "data": data, "split": split, "samples": len(dataset), **measures, "seconds": seconds},
+        f"{shown}  ({len(dataset):,} samples of {data} {split}, {seconds:.2f} s)",
+    )
+
+
+def _loss(model: Model, data: Dataset) -> str:
+    if "onnxmx.loss" in model.metadata:
+        return model.metadata["onnxmx.loss"]
+    classes = all(label.dtype.kind == "i" for label in data.labels.values())
+    return "softmax_cross_entropy" if classes else "mean_squared_error"

@@ -1,0 +1,53 @@
+"""`onnxmx quantize`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxmx.cli.command import command, data_options, given, library_option
+from onnxmx.cli.output import Answer, Result
+
+_QUANTIZE = "onnxmx.exporter:quantize"
+
+
+@command(example="onnxmx quantize runs/lenet-digits/model.onnx --data digits --max-drop 0.005")
+@click.argument("model")
+@data_options()
+@click.option("-o", "--out", metavar="FILE", help="The quantized file; by default MODEL.int8.onnx beside the model.")
+@library_option("--max-drop", type=float, default_in=f"{_QUANTIZE}.max_drop", help="How much worse it may become.")
+@library_option(
+    "--calibration-samples",
+    type=int,
+    default_in=f"{_QUANTIZE}.calibration_samples",
+    help="Samples of the train split that ranges are taken from.",
+)
+@library_option(
+    "--threads",
+    type=int,
+    default_in=f"{_QUANTIZE}.threads",
+    help="Worker threads; by default the cores of this machine.",
+)
+def quantize(model: str, data: str, data_dir: str | None, out: str | None, **options: Any) -> Answer:
+    """Quantize a model to 8-bit integers, and measure what that changes.
+
+    MODEL is an .onnx file. Ranges are calibrated on the train split of the dataset; accuracy, size and latency before
+    and after are measured on the test split and this machine, and written to a .report.json beside the quantized file.
+    Nothing is written where the model would become worse by more than --max-drop.
+    """
+    from onnxmx.exporter import quantize as library
+    from onnxmx.exporter.quantization import report_path
+    from onnxmx.trainer.data import get_dataset
+
+    path = Path(out) if out else Path(model).with_suffix(".int8.onnx")
+    calibration, evaluation = (get_dataset(data, split, data_dir) for split in ("train", "test"))
+    report = library(model, calibration, evaluation, path, progress=_tell, **given(options))
+    answer = {"model": model, "quantized": str(path), "report": str(report_path(path)), **report.to_dict()}
+    return Result(answer, f"{report}\n\nquantized model {path}\nreport {report_path(path)}")
+
+
+def _tell(stage: str) -> None:
+    print(f"onnxmx: {stage}", file=sys.stderr)

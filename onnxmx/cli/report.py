@@ -1,0 +1,73 @@
+"""What a person or a program sees of an error.
+
+On stderr `ShapeError: what was expected and found`, then where, then how to mend it. With `--format json` also on
+stdout, {"error": {"type": "ShapeError", "message": ..., "at": ..., "mend": ...}}: a program reads one object from
+stdout whatever happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from onnxmx.cli.output import to_json
+from onnxmx.errors import OnnxmxError
+
+INTERRUPTED = 130
+
+
+def report(error: BaseException, *, as_json: bool) -> int:
+    """Show the error and return the exit code that goes with it."""
+    if isinstance(error, click.Abort) and error.__cause__ is not None:
+        error = error.__cause__  # click makes one of KeyboardInterrupt and EOFError
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    kind, code, shown = _explain(error)
+    if isinstance(error, OSError):
+        _drop_stdout()
+    with contextlib.suppress(OSError):  # nobody reads it: there is nobody left to tell
+        click.echo(f"{kind}: {shown}", err=True)
+        if as_json:
+            found = {"type": kind, "message": shown.problem, "at": shown.at, "mend": shown.mend}
+            click.echo(to_json({"error": found}))
+    return code
+
+
+def asks_for_json(words: Sequence[str]) -> bool:
+    """Whether the command line asks for JSON: known even where it could not be parsed."""
+    return "--format=json" in words or ("--format", "json") in itertools.pairwise(words)
+
+
+def _explain(error: BaseException) -> tuple[str, int, OnnxmxError]:
+    """What kind of error it is, its exit code, and what there is to say."""
+    if isinstance(error, OnnxmxError):
+        return type(error).__name__, error.exit_code, error
+    if isinstance(error, click.ClickException):
+        path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "onnxmx"
+        shown = OnnxmxError(error.format_message(), mend=f"See: {path} --help")
+        return "UsageError", error.exit_code, shown
+    kind = type(error).__name__
+    if isinstance(error, MemoryError):
+        return kind, 1, OnnxmxError("there is not enough memory", mend="Give a smaller --batch-size, or less data.")
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        return (
+            kind,
+            1,
+            OnnxmxError(f"{error.strerror or error}{where}", mend="Check that path, its permissions and its disk."),
+        )
+    text = " ".join(str(error).split())
+    return kind, 1, OnnxmxError(f"{text}; this is a bug in onnxmx; run with --debug and report what it shows")
+
+
+def _drop_stdout() -> None:
+    """Let what stdout still holds go nowhere, where it could not be written: Python tries again as it exits."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends

@@ -1,0 +1,150 @@
+"""`onnxmx train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxmx.cli.command import Decorator, command, given, library_option
+from onnxmx.cli.output import Answer, Result
+from onnxmx.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnxmx.trainer.config import TrainConfig
+    from onnxmx.trainer.loop import Run
+
+_CONFIG = "onnxmx.trainer.config:TrainConfig"
+
+
+def _option(*names: str, field: str, **attributes: Any) -> Decorator:
+    """An option for one field of TrainConfig, whose default it shows."""
+    return library_option(*names, field, default_in=f"{_CONFIG}.{field}", **attributes)
+
+
+@command(
+    example="""\
+onnxmx train lenet --data digits -o runs/first
+onnxmx train my_model.py:net --data my_data.npz --epochs 20 --optimizer adamw --lr 3e-4
+onnxmx train runs/first/config.toml --seed 2 -o runs/second
+onnxmx train --resume runs/first"""
+)
+@click.argument("model", required=False, metavar="MODEL|CONFIG.toml")
+@_option("--data", field="data", metavar="DATASET", help="A name from `onnxmx datasets`, or an .npz file.")
+@_option("--data-dir", field="data_dir", metavar="DIR", help="Where the dataset's files are.")
+@click.option("-o", "--out", metavar="DIR", help="The new run's folder; by default runs/MODEL-DATASET.")
+@click.option("--resume", metavar="DIR", help="Go on with the run in DIR, to the same bytes as if it never stopped.")
+@_option("--epochs", field="epochs", type=int, help="Passes over the data.")
+@_option("--batch-size", field="batch_size", type=int, help="Samples a step.")
+@_option("--seed", field="seed", type=int, help="What initial parameters, shuffling and dropout are drawn from.")
+@_option("--loss", field="loss", choices_in="onnxmx.trainer.losses:LOSSES", help="What to make small.")
+@_option("--optimizer", field="optimizer", choices_in="onnxmx.trainer.optimizers:OPTIMIZERS", help="What takes steps.")
+@_option("--lr", field="lr", type=float, help="The learning rate at its highest; by default the optimizer's own.")
+@_option("--schedule", field="schedule", choices_in="onnxmx.trainer.config:SCHEDULES", help="How the rate goes.")
+@_option("--warmup", field="warmup", type=int, help="Updates until the highest rate; by default 1/20 of the run.")
+@_option("--clip", field="clip", type=float, help="The largest global norm of the gradients; 0 for no clipping.")
+@_option("--threads", field="threads", type=int, help="Worker threads; by default the cores of this machine.")
+@_option("--provider", field="provider", help="Where to run: cpu or cuda.")
+@_option("--checkpoint-every", field="checkpoint_s", type=float, metavar="SECONDS", help="Seconds between checkpoints.")
+def train(model: str | None, out: str | None, resume: str | None, **options: Any) -> Answer:
+    """Train a model and write the run to a folder.
+
+    MODEL is a name from `onnxmx models`, path.py:function, or an .onnx file. With a CONFIG.toml instead, such as a
+    run's own config.toml, the options override what it says.
+
+    The folder holds model.onnx (the best epoch's), last.onnx, step.onnx (the training step, itself plain ONNX),
+    metrics.jsonl, config.toml and checkpoints. A run that was stopped, even by kill -9, goes on with --resume.
+    """
+    from onnxmx.trainer import run as library
+    from onnxmx.trainer.config import TrainConfig
+
+    started = time.perf_counter()
+    if resume is not None:
+        _alone(model, out, given(options))
+        folder = Path(resume)
+        trained = library.resume_run(folder)
+        config = TrainConfig.load(folder / "config.toml")
+    else:
+        config = _configuration(model, given(options))
+        folder = Path(out) if out else _free_folder(config)
+        print(f"onnxmx: training {config.model} on {config.data} into {folder}", file=sys.stderr)
+        trained = library.train(config, folder)
+    return _answer(folder, config, trained, time.perf_counter() - started)
+
+
+def _alone(model: str | None, out: str | None, options: dict[str, Any]) -> None:
+    if model or out or options:
+        raise UsageError(
+            "--resume expected no model and no other option: a run goes on as it began",
+            mend="For other settings start a new run from its config.toml: onnxmx train DIR/config.toml ...",
+        )
+
+
+def _configuration(model: str | None, options: dict[str, Any]) -> TrainConfig:
+    from onnxmx.trainer.config import TrainConfig
+
+    if model is None:
+        raise UsageError(
+            "expected a model, a config.toml or --resume; found none of them",
+            mend="For example: onnxmx train lenet --data digits",
+        )
+    if model.endswith(".toml"):
+        return dataclasses.replace(TrainConfig.load(model), **options)
+    if "data" not in options:
+        raise UsageError(
+            "expected a dataset; found none",
+            mend="Name one with --data; `onnxmx datasets` lists those that go by a name.",
+        )
+    return TrainConfig(model=model, **options)
+
+
+def _free_folder(config: TrainConfig) -> Path:
+    """runs/<model>-<data>, or the first of -2, -3 ... that is not there yet."""
+    path, _, function = config.model.rpartition(":")
+    model = function if path.endswith(".py") else Path(config.model).stem
+    folder = Path("runs") / f"{model}-{Path(config.data).stem}"
+    numbered = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))
+    return next(f for f in itertools.chain([folder], numbered) if not f.exists())
+
+
+def _answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> Result:
+    history = _history(folder)
+    # The model says which epoch it is of: that of a resumed run may lie before its resumption.
+    chosen = json.loads(trained.model.metadata["onnxmx.provenance"])["epoch"]
+    best = next((epoch for epoch in history if epoch["epoch"] == chosen), {})
+    model, last = folder / "model.onnx", folder / "last.onnx"
+    data = shlex.join(["--data", config.data, *(["--data-dir", config.data_dir] if config.data_dir else [])])
+    file = shlex.quote(str(model))
+    lines = [
+        f"best epoch {chosen} of {config.epochs}  "
+        + "  ".join(f"{k} {v:.4f}" for k, v in best.items() if k != "epoch"),
+        f"best model {model}",
+        f"last model {last}",
+        "next:",
+        f"  onnxmx evaluate {file} {data}",
+        f"  onnxmx quantize {file} {data}",
+        f"  onnxmx serve {file}",
+    ]
+    answer = {
+        "run": str(folder),
+        "model": str(model),
+        "last": str(last),
+        "epochs": config.epochs,
+        "history": history,
+        "best": best,
+        "seconds": seconds,
+    }
+    return Result(answer, "\n".join(lines))
+
+
+def _history(folder: Path) -> list[dict[str, Any]]:
+    """The measures of every epoch of the run, from before it was resumed too."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "batch" not in line]
