@@ -11,6 +11,8 @@ from onnxmx.exporter.prepare import WEIGHTED
 from onnxmx.exporter.qdq import FREE_OUTPUT, OPERATORS
 from onnxmx.exporter.report import FloatNode
 
+_FUSED = (*OPERATORS, "GatherElements", "Slice", "Softmax", "Split", "Where")
+"""What ONNX Runtime computes in 8 bits where conversions stand on all sides, if only for the sake of its neighbours."""
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 _RECURRENT = ("LSTM", "GRU", "RNN")
@@ -71,7 +73,7 @@ class _View:
 
     def is_eight(self, node: onnx.NodeProto) -> bool:
         """Whether conversions stand on all sides of it: that is the pattern ONNX Runtime puts an 8-bit kernel for."""
-        if node.op_type not in OPERATORS or self.float_inputs(node):
+        if node.op_type not in _FUSED or self.float_inputs(node):
             return False
         free = node.op_type in FREE_OUTPUT
         return all(free or self._only_to_eight(name) for name in node.output if name)
@@ -89,11 +91,9 @@ def _reason(node: onnx.NodeProto, view: _View, kept: Collection[str]) -> str:
         return "static quantization has no 8-bit form of a recurrent layer"
     if op in ("Shape", "Size"):
         return "reads only the shape"
-    if op == "Softmax":
-        return "kept in float on purpose: its small outputs would all round to 0 in 8 bits"
     if op in _NO_KERNEL:
         return "ONNX Runtime has no 8-bit kernel for it on a CPU"
-    if op not in OPERATORS:
+    if op not in _FUSED:
         return f"{op} is not among the operators that are put into 8 bits"
     if floats := view.float_inputs(node):
         name = floats[0]
@@ -101,6 +101,6 @@ def _reason(node: onnx.NodeProto, view: _View, kept: Collection[str]) -> str:
         if name in view.constants:
             return f"its constant {name!r} stayed in float"
         if source is None:
-            return f"reads the model's input {name!r}, which no 8-bit node reads"
+            return f"reads the model's input {name!r} as it comes, in float"
         return f"reads the float result of {source.op_type} {source.name!r}"
     return "its result is read in float"

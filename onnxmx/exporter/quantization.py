@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
-from onnxmx.builder.model import Model, from_bytes, load
+from onnxmx.builder.model import Model, load
 from onnxmx.errors import DataError, OnnxmxError, UsageError
 from onnxmx.exporter import qdq, report
 from onnxmx.exporter.calibrate import Extremes, Ranges, calibrate
@@ -58,7 +59,7 @@ def quantize(
     calibration_samples: how many samples are used, spread evenly over `calibration`.
     threads: for evaluation; times are always those of one thread. progress: told each stage, in words.
 
-    Where the drop is larger than `max_drop`, narrower ranges are tried, and then leaving the most sensitive layers in float.
+    Where the drop is larger than `max_drop`, narrower ranges are tried, then some layers left in float, as measured.
     Raises OnnxmxError where even that is not enough, and then writes nothing; UsageError for an argument outside its
     range, GraphError for a model that cannot be quantized, DataError for data that does not fit it,
     MissingExtraError without onnxruntime.
@@ -156,10 +157,10 @@ class _Search:
         return self._layers(best.attempt.name, ranges)
 
     def _layers(self, name: str, ranges: Ranges) -> _Candidate:
-        """Leave 1, 2, 4 ... of the most sensitive layers in float, up to half of them."""
+        """Leave 1, 2, 4 ... of the most sensitive layers in float, as long as one is left for 8 bits."""
         order = self._by_sensitivity(ranges)
         count = 1
-        while count <= len(order) // 2:
+        while count < len(order):
             candidate = self._try(name, ranges, order[:count])
             if self._good(candidate):
                 return candidate
@@ -172,26 +173,34 @@ class _Search:
         )
 
     def _by_sensitivity(self, ranges: Ranges) -> list[str]:
-        """The layers with a weight, first the one whose staying in float makes the loss smallest."""
+        """The layers with a weight, first the one that alone in 8 bits makes the loss largest.
+
+        Not the one that alone in float makes it smallest: where two layers share an activation of wide range, neither
+        shows itself so, since the other still rounds it.
+        """
         layers = weighted(self._proto.graph)
         quality = self._quality.sample(_MEASURED)
         loss = {}
         for index, layer in enumerate(layers if len(layers) > 1 else []):
-            self._tell(f"measuring layer {index + 1} of {len(layers)} in float")
-            loss[layer] = quality.of(from_bytes(self._file(ranges, [layer])))["loss"]
-        return sorted(loss, key=loss.__getitem__)
+            self._tell(f"measuring layer {index + 1} of {len(layers)} alone")
+            alone = qdq.quantized(self._proto, ranges, only=[layer])
+            loss[layer] = quality.of(self._finish(alone, self._metadata))["loss"]
+        return sorted(loss, key=loss.__getitem__, reverse=True)
 
     def _try(self, name: str, ranges: Ranges, kept: list[str] | None = None) -> _Candidate:
         kept = kept or []
         self._tell(f"quantizing: {name}" + (f", {len(kept)} layers in float" if kept else ""))
-        data = self._file(ranges, kept, name)
-        measured = self._quality.of(from_bytes(data, "the quantized model"))
+        model = self._finish(qdq.quantized(self._proto, ranges, keep_float=kept), self._described(name, kept))
+        measured = self._quality.of(model)
         attempt = Attempt(name, tuple(kept), self._quality.drop(self._before, measured))
         self.attempts.append(attempt)
-        return _Candidate(data, measured, attempt)
+        return _Candidate(model.to_bytes(), measured, attempt)
 
-    def _file(self, ranges: Ranges, kept: list[str], name: str = "") -> bytes:
-        result = qdq.quantized(self._proto, ranges, keep_float=kept)
+    def _finish(self, result: onnx.ModelProto, metadata: dict[str, str]) -> Model:
+        return Model(ir.from_proto(qdq.finish(result, self._original, metadata)))
+
+    def _described(self, name: str, kept: list[str]) -> dict[str, str]:
+        """The model's metadata, with what was done to it."""
         origin = {
             "weights": "int8 per channel",
             "activations": "uint8",
@@ -203,8 +212,7 @@ class _Search:
         metadata = self._metadata | {_QUANTIZATION: json.dumps(origin)}
         if _TRAINABLE in metadata:
             metadata[_TRAINABLE] = "[]"  # the weights it named are integers now
-        data: bytes = qdq.finish(result, self._original, metadata).SerializeToString(deterministic=True)
-        return data
+        return metadata
 
     def _good(self, candidate: _Candidate) -> bool:
         # Counts of right answers divided by their number: 0.98 - 0.97 is a little more than 0.01.
