@@ -40,16 +40,16 @@ class Quality:
         object.__setattr__(self, "metric", metrics.chosen(None, self.loss)[0])
 
     def of(self, model: Model) -> dict[str, float]:
-        """Loss and metric by name. Raises DataError where the model cannot compute the data, or its labels not fit."""
+        """Loss and metric by name. Raises DataError where it cannot compute the data, or gives no finite loss."""
         try:
             measured = Evaluator(model, loss=self.loss, measure=[self.metric], threads=self.threads).run(self.data, 256)
         except OnnxmxError:
             raise
         except Exception as error:  # onnxruntime has no common base for what it raises here
             raise DataError(
-                f"expected samples and labels in {self.data.name} that fit the model; "
+                f"expected samples in {self.data.name} that the model can compute; "
                 f"ONNX Runtime found: {str(error).splitlines()[0]}",
-                mend="Check the shapes of the labels and of the model's output.",
+                mend="Check their values: an index may be out of range.",
             ) from error
         if not np.isfinite(list(measured.values())).all():
             raise DataError(f"expected a finite loss on {self.data.name}; found {measured}", mend="Train it again.")

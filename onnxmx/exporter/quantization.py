@@ -26,7 +26,7 @@ from onnxmx.exporter.report import Attempt, Measured, Report
 from onnxmx.files import write_atomic
 from onnxmx.trainer import losses
 from onnxmx.trainer.data import Dataset
-from onnxmx.trainer.evaluate import fit_inputs
+from onnxmx.trainer.evaluate import fit_data, fit_inputs
 
 Progress = Callable[[str], None]
 
@@ -68,15 +68,17 @@ def quantize(
     tell = progress or (lambda line: None)
     target = _check_out(out, model)
     model = model if isinstance(model, Model) else load(model)
-    quality = Quality(_fit(model, evaluation), _loss(loss, evaluation), threads)
-    samples = _fit(model, _without_labels(calibration))
+    _check_batch(model)
+    rules = _loss(loss, evaluation)
+    quality = Quality(fit_data(model, evaluation, rules), rules, threads)
+    samples = _fit_samples(model, calibration)
     with _work_folder() as folder:
         proto = prepare(model, folder)
-        tell("measuring the model as it is")
-        before = quality.of(model)
         used = min(calibration_samples, len(samples))
         tell(f"calibrating on {used} samples")
         extremes = calibrate(proto, samples, used, list(qdq.OPERATORS), folder)
+    tell("measuring the model as it is")
+    before = quality.of(model)
     calibrated = report.Data(calibration.name, calibration.split, used, calibration.digest())
     search = _Search(model, proto, quality, before, max_drop, calibrated, tell)
     found = search.run(extremes)
@@ -242,39 +244,26 @@ def _check_out(out: str | os.PathLike[str], model: Model | str | os.PathLike[str
 
 
 def _loss(loss: str | losses.Loss | None, data: Dataset) -> losses.Loss:
-    """The loss asked for, or the one that goes with the labels. Raises DataError where they do not fit."""
+    """The loss asked for, or the one that goes with the labels."""
+    if loss is not None:
+        return losses.get(loss)
     whole = all(array.dtype.kind in "iu" for array in data.labels.values())
-    if loss is None:
-        return losses.get("softmax_cross_entropy" if whole else "mean_squared_error")
-    rules = losses.get(loss)
-    if rules.classes != whole:
-        expected, found = ("class numbers", "floats") if rules.classes else ("floats", "class numbers")
-        raise DataError(
-            f"{rules.name} expected {expected} as labels; found {found} in {data.name}",
-            mend="Choose the loss that the model was trained with, or other data.",
-        )
-    return rules
+    return losses.get("softmax_cross_entropy" if whole else "mean_squared_error")
 
 
-def _fit(model: Model, data: Dataset) -> Dataset:
+def _fit_samples(model: Model, data: Dataset) -> Dataset:
+    """`data` without its labels, which calibration has no use for: with the one label that `fit_inputs` asks for."""
+    return fit_inputs(model, replace(data, labels={"onnxmx.unused": np.zeros(len(data), np.int64)}, classes=None))
+
+
+def _check_batch(model: Model) -> None:
     for port in model.inputs.values():
-        if port.dtype != np.float32:
-            raise DataError(
-                f"quantize expected float32 inputs, as datasets give; found {port.name!r} of {port.dtype}",
-                mend="Quantize the part of the model that follows it.",
-            )
-        if not port.shape or isinstance(port.shape[0], int):
+        if port.shape and isinstance(port.shape[0], int):
             raise DataError(
                 f"the model's input {port.name!r} expected a batch of any size as its first dimension; "
                 f"found the shape {port.shape}",
                 mend='Build or export it with a symbolic one, such as ("batch", ...).',
             )
-    return fit_inputs(model, data)
-
-
-def _without_labels(data: Dataset) -> Dataset:
-    """The inputs alone, with the one label that `fit_inputs` asks for."""
-    return replace(data, labels={"onnxmx.unused": np.zeros(len(data), np.int64)}, classes=None)
 
 
 @contextmanager

@@ -26,14 +26,15 @@ def what_runs(path: Path, target: Path) -> tuple[set[str], set[str]]:
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     eight, other, values = set(), set(), set()
     for node in onnx.load(target).graph.node:  # ONNX Runtime writes it in an order that can run
+        name = node.name.removeprefix("fused ")  # a Gemm with its Relu
         kernel = node.op_type.startswith("QLinear") or node.op_type in ("QGemm", "MatMulIntegerToFloat")
         if kernel or (node.op_type in MOVERS and node.input[0] in values):
-            eight.add(node.name)
+            eight.add(name)
             values.update(node.output)
         elif node.op_type == "QuantizeLinear":
             values.update(node.output)
         elif node.op_type != "DequantizeLinear":
-            other.add(node.name)
+            other.add(name)
     return eight, other
 
 
