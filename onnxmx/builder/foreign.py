@@ -6,6 +6,7 @@ their training form, functions, sizes written as 0, -1 or "?", shapes that are s
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -46,9 +47,20 @@ def normalize(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
     return proto
 
 
-def lift_constants(model: ir.Model) -> None:
-    """Make initializers of Constant nodes, which is where paddle2onnx and older exporters keep weights."""
+def tidy(model: ir.Model) -> None:
+    """Make initializers of Constant nodes, where paddle2onnx and older exporters keep weights; name every node."""
     passes.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
+    taken: set[str] = set()
+    for node in model.graph:
+        if not node.name or node.name in taken:
+            base = next((v.name for v in node.outputs if v.name), None) or node.op_type
+            node.name = next(n for n in _numbered(base) if n not in taken)
+        taken.add(node.name)
+
+
+def _numbered(base: str) -> Iterator[str]:
+    yield base
+    yield from (f"{base}_{k}" for k in itertools.count(1))
 
 
 def check(proto: onnx.ModelProto, what: str = "the model") -> onnx.ModelProto:

@@ -45,14 +45,15 @@ def inspect(proto: onnx.ModelProto, what: str) -> None:
 def tensor_bytes(tensor: onnx.TensorProto, what: str) -> int:
     """The bytes that the numbers of `tensor` take, by its declared shape and type. Raises ModelFileError."""
     try:
-        width = ir.DataType(tensor.data_type).itemsize
+        width: float = ir.DataType(tensor.data_type).itemsize
     except (ValueError, TypeError):  # a type that is not known, or has no width (strings)
         width = 1
     if any(d < 0 for d in tensor.dims):
         raise ModelFileError(
             f"{what}: tensor {tensor.name!r} expected sizes of 0 or more; found {list(tensor.dims)}", mend=MISTRUST
         )
-    return int(math.ceil(math.prod(tensor.dims) * width))
+    size: int = math.ceil(math.prod(tensor.dims) * width)
+    return size
 
 
 def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxmx.builder import weights
 from onnxmx.builder.external import read_external
 from onnxmx.builder.foreign import check as check
-from onnxmx.builder.foreign import first_line, lift_constants, normalize
+from onnxmx.builder.foreign import first_line, normalize, tidy
 from onnxmx.builder.graph import GraphBuilder
 from onnxmx.builder.guard import MAX_BYTES
 from onnxmx.builder.guard import inspect as inspect_file
@@ -26,12 +26,12 @@ from onnxmx.builder.layers.base import Layer
 from onnxmx.builder.session import open_session
 from onnxmx.builder.source import line_of, user_line
 from onnxmx.builder.summary import Summary, real_inputs, summarize
+from onnxmx.builder.surgery import TRAINABLE, Surgery
 from onnxmx.builder.values import Dim, Value, dims, show_shape
 from onnxmx.errors import DataError, GraphError, ModelFileError, UsageError, unknown_name
 from onnxmx.files import write_atomic
 
 Array = np.ndarray[Any, Any]
-_TRAINABLE = "onnxmx.trainable"
 _MEND_FILE = "The file may be damaged: copy or export it again."
 
 
@@ -93,7 +93,7 @@ def build(net: Callable[..., Any], *, seed: int = 0, **inputs: InputSpec) -> Mod
     for name, value in results.items():
         g.output(value, name)
     trainable = [v.name for v in g.graph.initializers.values() if v.meta.get("trainable")]
-    return Model(g.model({_TRAINABLE: json.dumps(trainable)}))
+    return Model(g.model({TRAINABLE: json.dumps(trainable)}))
 
 
 def _check_net(net: Any, inputs: list[str]) -> None:
@@ -130,7 +130,7 @@ def _data_type(name: str, dtype: str) -> ir.DataType:
         ) from None
 
 
-class Model:
+class Model(Surgery):
     """An ONNX graph with its parameters.
 
     ir: the `onnx_ir.Model` itself.
@@ -139,7 +139,7 @@ class Model:
     """
 
     def __init__(self, model: ir.Model) -> None:
-        self.ir = model
+        super().__init__(model)
         self.inputs = {p.name: p for p in map(_port, real_inputs(model.graph))}
         self.outputs = {p.name: p for p in map(_port, model.graph.outputs)}
         self.metadata = model.metadata_props
@@ -151,15 +151,6 @@ class Model:
         return {
             name: value.const_value.numpy() for name, value in self._parameter_values().items() if value.const_value
         }
-
-    @property
-    def trainable(self) -> list[str]:
-        """The names of the parameters that training changes."""
-        return weights.trainable(self.ir.graph, self._listed())
-
-    def _listed(self) -> list[str] | None:
-        """What the file itself calls trainable, or None where it does not say."""
-        return _names(self.metadata[_TRAINABLE]) if _TRAINABLE in self.metadata else None
 
     def _parameter_values(self) -> dict[str, ir.Value]:
         return weights.parameters(self.ir.graph, self._listed())
@@ -237,7 +228,7 @@ class Model:
 
     def summary(self) -> Summary:
         """Layers, shapes, parameters, floating-point operations and memory. Print it, or take `.to_dict()`."""
-        return summarize(self.ir, set(self.trainable))
+        return summarize(self.ir, set(self._parameter_values()), set(self.trainable))
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -283,7 +274,7 @@ def _read(data: bytes, what: str, folder: Path | None) -> Model:
         inspect_file(proto, what)
         read_external(proto, what, folder)
         model = Model(ir.from_proto(normalize(proto, what)))
-        lift_constants(model.ir)
+        tidy(model.ir)
         _look_at(model)
     except ModelFileError:
         raise
@@ -330,14 +321,3 @@ def check_array(port: Port, x: Any) -> Array:
 def _port(value: ir.Value) -> Port:
     dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
     return Port(value.name or "", None if value.shape is None else dims(value.shape), dtype)
-
-
-def _names(text: str) -> list[str]:
-    """A list of names from a file's metadata. Raises ModelFileError."""
-    try:
-        names = json.loads(text)
-    except ValueError:
-        names = None
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        raise ModelFileError(f"{_TRAINABLE} expected a list of names; found {text[:80]!r}", mend=_MEND_FILE)
-    return names

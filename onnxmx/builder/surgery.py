@@ -1,0 +1,302 @@
+"""Changing a finished model: freeze, cut, another head, a layer in between, other names and sizes, two models in one.
+
+    body = mx.load("resnet.onnx").cut("features")
+    model = body.replace_head("features", L.Dense(10)).freeze("features.*")
+
+Each returns a new, checked model and leaves the old one as it was. A place is named by a value, or by a layer, which
+stands for the last value that it computes.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from onnxmx.builder import weights
+from onnxmx.builder.foreign import check
+from onnxmx.builder.graft import free, graft, value_names
+from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.layers.base import Layer
+from onnxmx.builder.resize import infer_anew, with_sizes
+from onnxmx.builder.source import user_line
+from onnxmx.builder.summary import with_layers
+from onnxmx.builder.values import Dim, describe, dims
+from onnxmx.errors import GraphError, ModelFileError, ShapeError, UsageError, unknown_name
+
+TRAINABLE = "onnxmx.trainable"
+"""In a file's metadata: the names of the parameters that training changes, as JSON."""
+
+Net = Layer | Callable[[Value], Value]
+
+
+class Surgery:
+    """The changes, as methods of Model."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.ir = model
+
+    # --- what training changes
+    @property
+    def trainable(self) -> list[str]:
+        """The names of the parameters that training changes."""
+        return weights.trainable(self.ir.graph, self._listed())
+
+    def _listed(self) -> list[str] | None:
+        """What the file itself calls trainable, or None where it does not say."""
+        text = self.ir.metadata_props.get(TRAINABLE)
+        return None if text is None else _names(text)
+
+    def freeze(self, *patterns: str) -> Self:
+        """Training leaves the parameters alone that a pattern names: `encoder`, `encoder.0.*`, `*.bias`.
+
+        Raises UsageError where a pattern names no parameter.
+        """
+        frozen = _matching(patterns, weights.parameters(self.ir.graph, self._listed()))
+        copy = self._copy()
+        return self._finish(copy, [name for name in self.trainable if name not in frozen])
+
+    def unfreeze(self, *patterns: str) -> Self:
+        """Training changes the parameters again that a pattern names; running statistics are none of them."""
+        able = weights.trainable_at_all(self.ir.graph, self._listed())
+        wanted = _matching(patterns, able) | set(self.trainable)
+        return self._finish(self._copy(), [name for name in able if name in wanted])
+
+    # --- parts
+    def cut(self, name: str) -> Self:
+        """The model up to a value, which becomes its only output. What only later parts need is left out."""
+        copy = self._copy()
+        value = _computed(copy.graph, name)
+        copy.graph.outputs.clear()
+        copy.graph.outputs.append(value)
+        return self._finish(_pruned(copy))
+
+    def replace_head(self, name: str, head: Net, *, seed: int = 0) -> Self:
+        """The model up to a value, and `head` on it. The output keeps its name where there was one output.
+
+        head: a layer or a function of a value. Its parameters are called `head.*`, or as the layer is named.
+        seed: what they are drawn from.
+        """
+        output = self.ir.graph.outputs[0].name if len(self.ir.graph.outputs) == 1 else "output"
+        body = self.cut(name)
+        copy, trained = body._copy(), body.trainable
+        value = copy.graph.outputs[0]
+        if value.name == output:
+            value.name = free(output or "", value_names(copy.graph))
+        made, names = _build(head, value, copy.graph, "head", seed)
+        copy.graph.outputs.clear()
+        (y,) = graft(copy, made, {"x": value}).values()
+        y.name = output
+        copy.graph.outputs.append(y)
+        return self._finish(copy, [*trained, *names])
+
+    def insert(self, name: str, layer: Net, *, seed: int = 0) -> Self:
+        """`layer` between a value and everything that reads it. Raises ShapeError where what follows does not fit."""
+        copy = self._copy()
+        graph = copy.graph
+        value = _find(graph, name)
+        readers = [(use.node, use.idx) for use in value.uses()]
+        made, names = _build(layer, value, graph, _kind(layer), seed)
+        (y,) = graft(copy, made, {"x": value}).values()
+        for node, place in readers:
+            node.replace_input_with(place, y)
+        if value.is_graph_output():
+            public = value.name or ""
+            value.name = free(public, value_names(graph))
+            y.name = public
+            graph.outputs[list(graph.outputs).index(value)] = y
+        graph.sort()
+        return self._finish(infer_anew(copy), [*self.trainable, *names])
+
+    def merge(self, other: Surgery, connect: dict[str, str], *, prefix: str = "") -> Self:
+        """Both models as one: outputs of this one become inputs of the other.
+
+        connect: {output of this model: input of the other}. Inputs of the other that are not named stay inputs;
+        outputs that are not named stay outputs.
+        prefix: put before the names of the other's parameters and layers. A name that is taken gets a number.
+        """
+        copy, second = self._copy(), other._copy()
+        ours = {v.name or "": v for v in copy.graph.outputs}
+        theirs = {v.name or "": v for v in second.graph.inputs}
+        for mine, its in connect.items():
+            _known("output", mine, ours)
+            _known("input", its, theirs)
+        parameters = [second.graph.initializers[name] for name in other.trainable]
+        if prefix:
+            _put_before(second.graph, f"{prefix}.")
+        results = graft(copy, second, {its: ours[mine] for mine, its in connect.items()})
+        kept = [v for name, v in ours.items() if name not in connect]
+        copy.graph.outputs.clear()
+        copy.graph.outputs.extend([*kept, *results.values()])
+        return self._finish(infer_anew(copy), [*self.trainable, *(v.name or "" for v in parameters)])
+
+    # --- names and sizes
+    def rename(self, names: dict[str, str]) -> Self:
+        """Inputs, outputs and parameters by other names. names: {old: new}."""
+        copy = self._copy()
+        graph = copy.graph
+        known = {v.name or "": v for v in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
+        values = {old: known[_known("input, output or parameter", old, known)] for old in names}
+        taken = value_names(graph) - set(names)
+        for new in names.values():
+            if not new or new in taken:
+                raise UsageError(
+                    f"rename expected names that are free; found {new!r}", at=user_line(), mend="Use another."
+                )
+            taken = taken | {new}
+        trained = [names.get(name, name) for name in self.trainable]
+        for value in values.values():
+            if value.is_initializer():
+                del graph.initializers[value.name or ""]
+        for new, value in zip(names.values(), values.values(), strict=True):
+            value.name = new
+            if value.const_value is not None:
+                value.const_value.name = new
+                graph.register_initializer(value)
+        return self._finish(copy, trained)
+
+    def resize(self, **inputs: Sequence[Dim]) -> Self:
+        """Other input sizes; the name of a symbolic dimension makes a size free. All shapes are inferred anew.
+
+            model.resize(image=("batch", 3, 320, 320))
+
+        A constant of a Reshape that holds the old size is mended where the size stays in its place.
+        Raises ShapeError where the model cannot have these sizes.
+        """
+        for name in inputs:
+            _known("input", name, {v.name or "": v for v in self.ir.graph.inputs})
+        return self._finish(with_sizes(self._copy(), inputs))
+
+    # --- how each begins and ends
+    def _copy(self) -> ir.Model:
+        return ir.from_proto(ir.to_proto(self.ir))
+
+    def _finish(self, model: ir.Model, trained: Iterable[str] | None = None) -> Self:
+        """A checked Model. trained: what training changes; None: as before, of what is left."""
+        names = self.trainable if trained is None else trained
+        model.metadata_props[TRAINABLE] = json.dumps([n for n in names if n in model.graph.initializers])
+        return type(self)(ir.from_proto(check(ir.to_proto(model), "the changed model")))
+
+
+def _names(text: str) -> list[str]:
+    """A list of names from a file's metadata. Raises ModelFileError."""
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise ModelFileError(
+            f"{TRAINABLE} expected a list of names; found {text[:80]!r}",
+            mend="The file may be damaged: copy or export it again.",
+        )
+    return names
+
+
+def _matching(patterns: tuple[str, ...], names: Iterable[str]) -> set[str]:
+    """The names that a pattern matches, by themselves or by the layer that they are in."""
+    names, found = list(names), set()
+    for pattern in patterns:
+        matched = {n for n in names if fnmatch.fnmatchcase(n, pattern) or fnmatch.fnmatchcase(n, f"{pattern}.*")}
+        if not matched:
+            raise unknown_name("parameter", pattern, names, at=user_line())
+        found |= matched
+    return found
+
+
+def _known(kind: str, name: str, options: dict[str, Any]) -> str:
+    if name not in options:
+        raise unknown_name(kind, name, options, at=user_line())
+    return name
+
+
+def _find(graph: ir.Graph, name: str) -> ir.Value:
+    """The value of that name, or the last one that the layer of that name computes."""
+    values = {v.name: v for v in (*graph.inputs, *(v for node in graph for v in node.outputs)) if v.name}
+    if name in values:
+        return values[name]
+    layers: dict[str, ir.Value] = {}
+    for node, path in with_layers(graph):
+        while path:
+            layers[path] = node.outputs[0]
+            path = path.rpartition(".")[0]
+    if name not in layers:
+        raise unknown_name("value or layer", name, {*values, *layers}, at=user_line())
+    return layers[name]
+
+
+def _computed(graph: ir.Graph, name: str) -> ir.Value:
+    value = _find(graph, name)
+    if value.producer() is None:
+        raise GraphError(
+            f"cut expected a value that the model computes; found its input {name!r}",
+            at=user_line(),
+            mend="Cut at a later value.",
+        )
+    if value.dtype is None or value.shape is None:
+        raise ShapeError(
+            f"cut expected a value of known type and rank; found {name!r}, of which ONNX knows neither",
+            at=user_line(),
+            mend="Cut at another value.",
+        )
+    return value
+
+
+def _pruned(model: ir.Model) -> ir.Model:
+    """Without the nodes, parameters, functions and inputs that nothing reads."""
+    passes.RemoveUnusedNodesPass()(model)
+    passes.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
+    for port in list(model.graph.inputs):
+        if not port.uses() and not port.is_graph_output():
+            model.graph.inputs.remove(port)
+    return model
+
+
+def _build(net: Net, value: ir.Value, graph: ir.Graph, path: str, seed: int) -> tuple[ir.Model, list[str]]:
+    """`net` as a model of its own from an input `x` like `value`, and the names of what training changes in it."""
+    if not callable(net) or isinstance(net, type):
+        raise UsageError(
+            f"expected a layer or a function of a value; found {net!r}", at=user_line(), mend="L.Dense(10)"
+        )
+    if value.shape is None or value.dtype is None:
+        raise ShapeError(f"{value.name!r} expected a known type and rank; found {describe(value)}", at=user_line())
+    names = value_names(graph)
+    prefixes = {name[:k] for name in names for k, c in enumerate(name) if c == "."}
+    path = free((net.name if isinstance(net, Layer) else None) or path, prefixes | names)
+    g = GraphBuilder()
+    g.seed = seed
+    x = g.input("x", dims(value.shape), value.dtype)
+    if isinstance(net, Layer):
+        y = net._call(path, x)
+    else:
+        with g.scope(path):
+            y = net(x)
+    if not isinstance(y, Value):
+        raise GraphError(f"{_kind(net)} expected to return a graph value; found {y!r}", at=user_line())
+    g.output(y, f"{path}.output")
+    trained = [name for name, v in g.graph.initializers.items() if v.meta.get("trainable")]
+    return ir.from_proto(ir.to_proto(g.model())), trained
+
+
+def _kind(net: Net) -> str:
+    return type(net).__name__.lower() if isinstance(net, Layer) else "inserted"
+
+
+def _put_before(graph: ir.Graph, prefix: str) -> None:
+    """Put `prefix` before all names but those of inputs, outputs and constants."""
+    ports = {*graph.inputs, *graph.outputs}
+    for name, value in list(graph.initializers.items()):
+        if not name.startswith("const."):
+            del graph.initializers[name]
+            value.name = prefix + name
+            if value.const_value is not None:
+                value.const_value.name = value.name
+            graph.register_initializer(value)
+    for node in graph:
+        node.name = prefix + (node.name or node.op_type)
+        for value in node.outputs:
+            if value.name and value not in ports:
+                value.name = prefix + value.name
