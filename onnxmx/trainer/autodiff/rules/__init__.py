@@ -1,6 +1,7 @@
 """The gradient rules, by kind of operator. Importing this package registers all of them."""
 
 from onnxmx.trainer.autodiff.rules import (
+    activation,
     conv,
     elementwise,
     gru,
@@ -12,9 +13,11 @@ from onnxmx.trainer.autodiff.rules import (
     pool,
     recurrent,
     reduce,
+    resize,
 )
 
 __all__ = [
+    "activation",
     "conv",
     "elementwise",
     "gru",
@@ -26,4 +29,5 @@ __all__ = [
     "pool",
     "recurrent",
     "reduce",
+    "resize",
 ]

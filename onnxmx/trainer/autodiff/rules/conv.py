@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.errors import GradientError
 from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.shapes import rank, static
 
@@ -61,6 +62,55 @@ def conv(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     window = Window.of(node, x, [static(w, k) for k in range(2, rank(w))])
     db = g.reduce_sum(dy, [0, *range(2, rank(x))], keepdims=False)
     return _dx(g, dy, w, window, group), _dw(g, x, w, dy, window, group), db
+
+
+@gradient("ConvTranspose")
+def conv_transpose(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = dy convolved with W;  dW = dy convolved with x;  db = the sum of dy over batch and space
+
+    y = ConvTranspose(x, W) is the gradient of Conv(., W), so x and y have changed places.
+    """
+    x, w, *_ = node.inputs
+    assert x is not None
+    assert w is not None
+    group = node.attributes.get_int("group", 1)
+    window = _transposed(node, x, [static(w, k) for k in range(2, rank(w))])
+    dx = g.conv(
+        dy,
+        w,
+        kernel_shape=window.kernel,
+        strides=window.stride,
+        dilations=window.dilation,
+        pads=window.start + window.end,
+        group=group,
+    )
+    db = g.reduce_sum(dy, [0, *range(2, rank(x))], keepdims=False)
+    return dx, _dw(g, dy, w, x, window, group), db
+
+
+def _transposed(node: ir.Node, x: ir.Value, kernel: list[int]) -> Window:
+    """The window that moves over the output of a transposed convolution and meets each element of `x` once."""
+    n = len(kernel)
+    size = [static(node.outputs[0], k + 2) for k in range(n)]
+    stride = list(node.attributes.get_ints("strides", (1,) * n))
+    dilation = list(node.attributes.get_ints("dilations", (1,) * n))
+    extra = list(node.attributes.get_ints("output_padding", (0,) * n))
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    full = [(static(x, k + 2) - 1) * s + w + e for k, (s, w, e) in enumerate(zip(stride, spans, extra, strict=True))]
+    pads = list(node.attributes.get_ints("pads", (0,) * (2 * n)))
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
+    if auto == "VALID":
+        pads = [0] * (2 * n)
+    elif auto != "NOTSET" or "output_shape" in node.attributes:
+        total = [f - d for f, d in zip(full, size, strict=True)]
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        pads = small + large if auto == "SAME_UPPER" else large + small
+    if min(pads) < 0 or any(e >= s for e, s in zip(extra, stride, strict=True)):
+        raise GradientError(
+            f"the gradient of ConvTranspose in {node.name!r} needs pads of 0 or more and less output_padding than "
+            f"stride; found pads {pads}, output_padding {extra}, strides {stride}"
+        )
+    return Window(size, kernel, stride, dilation, pads[:n], pads[n:], extra)
 
 
 def _dx(g: GraphBuilder, dy: ir.Value, w: ir.Value, window: Window, group: int) -> Value:

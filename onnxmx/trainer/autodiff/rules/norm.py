@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import DOMAIN, GraphBuilder, Value
 from onnxmx.trainer.autodiff.registry import gradient
-from onnxmx.trainer.autodiff.shapes import rank
+from onnxmx.trainer.autodiff.shapes import rank, static, unbroadcast
 
 
 @gradient("Dropout")
@@ -49,6 +50,64 @@ def batch_norm(g: GraphBuilder, node: ir.Node, dy: ir.Value, *_: Any) -> Any:
     slope = g.div(g.mul(dscale, inverse_std), count)
     inner = g.sub(g.sub(dy, _by_channel(g, g.div(dbias, count), x)), g.mul(centered, _by_channel(g, slope, x)))
     return g.mul(inner, _by_channel(g, g.mul(scale, inverse_std), x)), dscale, dbias
+
+
+@gradient("LayerNormalization")
+def layer_norm(g: GraphBuilder, node: ir.Node, dy: ir.Value, *_: Any) -> Any:
+    """dx as of xh, dxh = dy * scale;  dscale = sum(dy * xh);  dbias = sum(dy);  xh = (x - mean) / std of each sample"""
+    x, scale, *bias = node.inputs
+    assert x is not None
+    assert scale is not None
+    axes = list(range(node.attributes.get_int("axis", -1) % rank(x), rank(x)))
+    xh, inverse_std = _standardized(g, x, axes, node)
+    dscale = unbroadcast(g, g.mul(dy, xh), scale)
+    dbias = unbroadcast(g, dy, bias[0]) if bias and bias[0] is not None else None
+    return _through_statistics(g, g.mul(dy, scale), xh, inverse_std, axes), dscale, dbias
+
+
+@gradient("InstanceNormalization")
+def instance_norm(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """As LayerNormalization, over the space of each channel of each sample"""
+    x, scale, _bias = (v for v in node.inputs if v is not None)
+    axes = list(range(2, rank(x)))
+    xh, inverse_std = _standardized(g, x, axes, node)
+    dx = _through_statistics(g, g.mul(dy, _by_channel(g, scale, x)), xh, inverse_std, axes)
+    return dx, _over_batch(g, g.mul(dy, xh)), _over_batch(g, dy)
+
+
+@gradient("LRN")
+def local_response_norm(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = dy s^-beta - 2 alpha beta / size * x * sum(dy * x * s^(-beta - 1)),  s = bias + alpha / size * sum(x^2)
+
+    y = x s^-beta; the first sum goes over the channels that x_c counts for, the second over those that count for x_c.
+    """
+    x = node.inputs[0]
+    assert x is not None
+    size = node.attributes["size"].as_int()
+    alpha, beta = node.attributes.get_float("alpha", 1e-4), node.attributes.get_float("beta", 0.75)
+    channels = static(x, 1)
+    # Which channels (columns) count for which (rows): a product with this matrix sums over neighbours.
+    offset = np.arange(channels)[None, :] - np.arange(channels)[:, None]
+    near = ((offset >= -((size - 1) // 2)) & (offset <= size // 2)).astype(np.float32) * (alpha / size)
+    rows, d = (g.reshape(v, [0, channels, -1]) for v in (x, dy))
+    s = g.add(g.matmul(g.cast_like(near, x), g.mul(rows, rows)), node.attributes.get_float("bias", 1.0))
+    power = g.mul(d, g.pow(s, -beta))
+    back = g.matmul(g.cast_like(near.T.copy(), x), g.div(g.mul(power, rows), s))
+    return g.reshape_like(g.sub(power, g.mul(g.mul(rows, 2.0 * beta), back)), x)
+
+
+def _standardized(g: GraphBuilder, x: ir.Value, axes: list[int], node: ir.Node) -> tuple[Value, Value]:
+    """(x - mean) / std, and 1 / std, over `axes`."""
+    centered = g.sub(x, g.reduce_mean(x, axes))
+    var = g.reduce_mean(g.mul(centered, centered), axes)
+    inverse_std = g.div(1.0, g.sqrt(g.add(var, node.attributes.get_float("epsilon", 1e-5))))
+    return g.mul(centered, inverse_std), inverse_std
+
+
+def _through_statistics(g: GraphBuilder, dxh: Value, xh: Value, inverse_std: Value, axes: list[int]) -> Value:
+    """dx = (dxh - mean(dxh) - xh * mean(dxh * xh)) / std   Source: Ioffe & Szegedy 2015, section 3."""
+    along = g.mul(xh, g.reduce_mean(g.mul(dxh, xh), axes))
+    return g.mul(g.sub(g.sub(dxh, g.reduce_mean(dxh, axes)), along), inverse_std)
 
 
 def _over_batch(g: GraphBuilder, dy: ir.Value) -> Value:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.errors import GradientError
 from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.rules.conv import Window
 from onnxmx.trainer.autodiff.shapes import static
@@ -28,15 +28,9 @@ def max_pool(g: GraphBuilder, node: ir.Node, dy: ir.Value, *_: Any) -> Any:
 def average_pool(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = the sum of dy / n over the windows that hold the element, n the elements counted in each"""
     x, window = _window(node)
-    if node.attributes.get_int("ceil_mode", 0) and any(window.rest):
-        raise GradientError(
-            f"AveragePool in {node.name!r} has no gradient here where ceil_mode gives windows that stand over the edge",
-            at=node.metadata_props.get("onnxmx.source"),
-            mend="Pad the input, or use ceil_mode=0.",
-        )
+    window, counted = _counted(node, window)
     channels = static(x, 1)
     ones = np.ones((channels, 1, *window.kernel), np.float32)
-    counted = _counts(node, window)
     dy = g.div(dy, g.cast_like(counted.astype(np.float32), dy))
     return g.op(
         "ConvTranspose",
@@ -121,15 +115,19 @@ def _zero_like(x: ir.Value) -> ir.Tensor[Any]:
     return ir.Tensor(np.zeros(1, x.dtype.numpy()))
 
 
-def _counts(node: ir.Node, window: Window) -> np.ndarray[Any, Any]:
-    """How many elements each window averages: all of it, or, by default, those that are not padding. (1, 1, *S')"""
-    if node.attributes.get_int("count_include_pad", 0):
-        return np.full((1,) * (2 + len(window.kernel)), math.prod(window.kernel))
-    total = np.ones((1, 1), np.int64)
-    for axis in range(len(window.kernel)):
+def _counted(node: ir.Node, window: Window) -> tuple[Window, np.ndarray[Any, Any]]:
+    """The window with its end where the last one ends, and how many elements each averages, (1, 1, *S').
+
+    Padding counts where the node says so; what hangs over the end because of ceil_mode never does.
+    """
+    padding = node.attributes.get_int("count_include_pad", 0)
+    ends, rests, total = list(window.end), list(window.rest), np.ones((1, 1), np.int64)
+    for axis, kernel in enumerate(window.kernel):
         size, start, end = window.size[axis], window.start[axis], window.end[axis]
-        span = (window.kernel[axis] - 1) * window.dilation[axis] + 1
-        first = np.arange(0, size + start + end - span + 1, window.stride[axis])
-        taps = first[:, None] + np.arange(window.kernel[axis]) * window.dilation[axis] - start
-        total = total[..., None] * ((taps >= 0) & (taps < size)).sum(1)
-    return total
+        first = np.arange(static(node.outputs[0], axis + 2)) * window.stride[axis] - start
+        taps = first[:, None] + np.arange(kernel) * window.dilation[axis]
+        over = int(taps.max()) + 1 - (size + end)
+        ends[axis], rests[axis] = end + max(over, 0), max(-over, 0)
+        low, high = (-start, size + end) if padding else (0, size)
+        total = total[..., None] * ((taps >= low) & (taps < high)).sum(1)
+    return replace(window, end=ends, rest=rests), total

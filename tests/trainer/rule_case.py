@@ -1,0 +1,52 @@
+"""One row of the table of gradient rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Case:
+    """One row: an operator, its input shapes and what it is built with.
+
+    low: the smallest input.   avoid: a kink that inputs keep 0.05 away from.   distinct: no two inputs are near.
+    step: where onnx.reference is wrong, the step of finite differences on ONNX Runtime instead.
+    make: how to build it where inputs and attributes alone do not say.
+    """
+
+    operator: str
+    shapes: tuple[Shape, ...] = ((3, 4),)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    make: Callable[..., Any] | None = None
+    low: float | None = None
+    avoid: float | None = None
+    distinct: bool = False
+    label: str = ""
+    step: float | None = None
+
+    def arrays(self) -> list[np.ndarray[Any, Any]]:
+        random = np.random.default_rng(len(self.operator))
+        arrays = [random.normal(size=s) for s in self.shapes]
+        if self.distinct:  # a shuffled ladder: the nearest two are 0.1 apart
+            arrays = [0.1 * random.permutation(a.size).reshape(a.shape).astype(np.float64) - 1.0 for a in arrays]
+        if self.low is not None:
+            arrays = [self.low + np.abs(a) for a in arrays]
+        if self.avoid is not None:
+            arrays = [np.where(np.abs(a - self.avoid) < 0.05, self.avoid + 0.05 * (1 + np.abs(a)), a) for a in arrays]
+        return arrays
+
+    def build(self, g: Any, *xs: Any) -> Any:
+        if self.make is not None:
+            return self.make(g, *xs)
+        return g.op(self.operator, *xs, **self.attributes)
+
+    def __str__(self) -> str:
+        return " ".join([self.operator, *map(str, self.shapes), self.label or str(self.attributes or "")]).replace(
+            " ", ""
+        )
