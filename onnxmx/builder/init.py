@@ -82,6 +82,26 @@ def orthogonal(gain: float = 1.0) -> Initializer:
     return draw
 
 
+def forget_bias(value: float = 1.0) -> Initializer:
+    """Zeros, and `value` for an LSTM's forget gate, the third of four (i, o, f, c), so that it starts by remembering.
+
+    shape: (4 units,), or an operator's (directions, 8 units): the input's bias, which gets it, and the recurrent one.
+    Source: Jozefowicz et al. 2015.
+    """
+
+    def draw(shape: tuple[int, ...], random: np.random.Generator) -> Array:
+        if len(shape) not in (1, 2) or shape[-1] % (4 * len(shape)):
+            raise UsageError(
+                f"forget_bias expected a bias of four gates, (4 units,) or (directions, 8 units); found {shape}",
+                mend="It is for LSTM and LSTMCell.",
+            )
+        gates = np.zeros((math.prod(shape[:-1]), 4 * len(shape), shape[-1] // (4 * len(shape))))
+        gates[:, 2] = value
+        return gates.reshape(shape)
+
+    return draw
+
+
 NAMED: dict[str, Callable[[], Initializer]] = {
     "zeros": zeros,
     "ones": ones,
@@ -91,6 +111,7 @@ NAMED: dict[str, Callable[[], Initializer]] = {
     "he": he,
     "msra": msra,
     "orthogonal": orthogonal,
+    "forget_bias": forget_bias,
 }
 
 

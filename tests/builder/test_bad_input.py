@@ -188,6 +188,94 @@ TABLE = {
     "concat that does not fit": Bad(
         lambda: build(lambda x, y: L.concat(x, y), x=("b", 1, 2), y=("b", 1, 3)), ShapeError, "Concat in the graph"
     ),
+    # sequences
+    "embedding of floats": Bad(
+        lambda: L.Embedding(5, 3).build(x=("b", 2)), ShapeError, r"expected an input of int64; found float32 \(b, 2\)"
+    ),
+    "embedding of no rows": Bad(lambda: L.Embedding(0, 3), UsageError, "expected count as a positive integer"),
+    "padding that is not embedded": Bad(
+        lambda: L.Embedding(5, 3, padding=5), UsageError, r"padding as an integer in \[0, 5\); found 5"
+    ),
+    "positions of an odd size": Bad(
+        lambda: L.SinusoidalPosition().build(x=("b", "t", 5)), ShapeError, "expected an even last dimension"
+    ),
+    "rotary of a vector": Bad(lambda: L.RotaryPosition().build(x=(4,)), ShapeError, "an input of rank 2 or more"),
+    "more places than learned": Bad(
+        lambda: L.LearnedPosition(3).build(x=("b", 4, 5)), ShapeError, "expected at most 3 steps"
+    ),
+    "lstm of a vector": Bad(lambda: L.LSTM(3).build(x=("b", 4)), ShapeError, r"rank 3 \(batch, time, features\)"),
+    "lstm of an unknown size": Bad(
+        lambda: L.LSTM(3).build(x=("b", "t", "n")), ShapeError, "LSTM expected a number of features that is known"
+    ),
+    "no units": Bad(lambda: L.GRU(0), UsageError, "GRU expected units as a positive integer"),
+    "no layers": Bad(lambda: L.LSTM(3, layers=0), UsageError, "LSTM expected layers as a positive integer"),
+    "dropout between layers": Bad(lambda: L.LSTM(3, dropout=1.0), UsageError, r"a ratio in \[0, 1\); found 1.0"),
+    "rnn of another activation": Bad(
+        lambda: L.RNN(3, activation="gelu"), UsageError, "activation 'tanh' or 'relu'; found 'gelu'"
+    ),
+    "recurrent initializer": Bad(
+        lambda: L.LSTM(3, recurrent_init="orthgonal").build(x=("b", "t", 2)),
+        UsageError,
+        "no initializer named 'orthgonal'",
+    ),
+    "lengths and a mask": Bad(
+        lambda: build(
+            lambda x, n, m: L.LSTM(3)(x, lengths=n, mask=m), x=("b", "t", 2), n=Input(("b",), "int64"), m=("b", "t")
+        ),
+        UsageError,
+        "expected lengths or a mask; found both",
+    ),
+    "lengths that are floats": Bad(
+        lambda: L.LSTM(3).build(x=("b", "t", 2), n=("b",)), ShapeError, "lengths of an integer type; found float32"
+    ),
+    "an initial state of another size": Bad(
+        lambda: build(lambda x, h: L.GRU(3, layers=2)(x, initial_h=h), x=("b", "t", 2), h=(1, "b", 3)),
+        ShapeError,
+        r"expected an initial state \(2, batch, 3\)",
+    ),
+    "a mask that is a list": Bad(
+        lambda: build(lambda x: L.LSTM(3)(x, mask=[1, 1]), x=("b", 2, 2)),  # type: ignore[arg-type]
+        UsageError,
+        "LSTM expected graph values; found list",
+    ),
+    "an input of no such name": Bad(
+        lambda: build(lambda x: L.LSTM(3)(x, lenghts=x), x=("b", 2, 2)), UsageError, "unexpected keyword argument"
+    ),
+    "unroll of a layer": Bad(lambda: L.Unroll(L.Dense(3)), UsageError, "Unroll expected a Cell; found Dense"),  # type: ignore[arg-type]
+    "unroll of an unknown time": Bad(
+        lambda: L.Unroll(L.GRUCell(3)).build(x=("b", "t", 2)), ShapeError, "expected a number of steps that is known"
+    ),
+    "a cell of one state, two given": Bad(
+        lambda: build(lambda x, h: L.Unroll(L.GRUCell(3))(x, h, h), x=("b", 2, 2), h=("b", 3)),
+        UsageError,
+        "GRUCell expected the inputs of its forward",
+    ),
+    "a cell without sizes": Bad(
+        lambda: L.Unroll(L.Cell()).build(x=("b", 2, 2)), GraphError, "Cell expected a property state_sizes"
+    ),
+    "heads that do not divide": Bad(
+        lambda: L.MultiHeadAttention(4).build(x=("b", "t", 6)), ShapeError, "expected features that 4 heads divide"
+    ),
+    "attention of a vector": Bad(
+        lambda: L.MultiHeadAttention(2).build(x=("b", 6)), ShapeError, r"rank 3 \(batch, time, features\)"
+    ),
+    "an odd key_dim that turns": Bad(
+        lambda: L.MultiHeadAttention(2, key_dim=3, rotary=True), UsageError, "an even key_dim for rotary; found 3"
+    ),
+    "heads of an odd size that turn": Bad(
+        lambda: L.MultiHeadAttention(2, rotary=True).build(x=("b", "t", 6)), ShapeError, "an even last dimension"
+    ),
+    "a mask of one axis": Bad(
+        lambda: build(lambda x, m: L.MultiHeadAttention(2)(x, mask=m), x=("b", "t", 6), m=("b",)),
+        ShapeError,
+        r"expected a mask \(batch, keys\)",
+    ),
+    "a transformer of no heads": Bad(
+        lambda: L.TransformerEncoderLayer(0, 8), UsageError, "expected heads as a positive integer; found 0"
+    ),
+    "a decoder without memory": Bad(
+        lambda: L.TransformerDecoderLayer(2, 8).build(x=("b", "t", 6)), UsageError, "missing .* 'memory'"
+    ),
     # inputs and outputs
     "no input": Bad(lambda: L.Flatten().build(), UsageError, "at least one input"),
     "a number for a shape": Bad(lambda: L.Flatten().build(x=784), UsageError, "found 784"),  # type: ignore[arg-type]

@@ -29,10 +29,13 @@ from onnxmx.builder.layers.activation import (
     swish,
     tanh,
 )
+from onnxmx.builder.layers.attention import MultiHeadAttention, TransformerDecoderLayer, TransformerEncoderLayer
 from onnxmx.builder.layers.base import Layer
+from onnxmx.builder.layers.cells import Cell, GRUCell, LSTMCell, RNNCell, Unroll
 from onnxmx.builder.layers.container import Add, Concat, Multiply, Parallel, Residual, Sequential, concat
 from onnxmx.builder.layers.conv import Conv1D, Conv1DTranspose, Conv2D, Conv2DTranspose, Conv3D, Conv3DTranspose
 from onnxmx.builder.layers.dense import Dense
+from onnxmx.builder.layers.embedding import Embedding, LearnedPosition, RotaryPosition, SinusoidalPosition
 from onnxmx.builder.layers.movement import Flatten, Identity, Lambda, Permute, Reshape
 from onnxmx.builder.layers.norm import (
     BatchNorm,
@@ -57,18 +60,23 @@ from onnxmx.builder.layers.pool import (
     MaxPool2D,
     MaxPool3D,
 )
+from onnxmx.builder.layers.recurrent import GRU, LSTM, RNN
 from onnxmx.builder.layers.resize import PixelShuffle, ReflectionPad, UpSample, ZeroPad
 
 __all__ = [
     "ACTIVATIONS",
     "CELU",
     "ELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "Activation",
     "Add",
     "AvgPool1D",
     "AvgPool2D",
     "AvgPool3D",
     "BatchNorm",
+    "Cell",
     "Concat",
     "Conv1D",
     "Conv1DTranspose",
@@ -78,7 +86,9 @@ __all__ = [
     "Conv3DTranspose",
     "Dense",
     "Dropout",
+    "Embedding",
     "Flatten",
+    "GRUCell",
     "GlobalAvgPool1D",
     "GlobalAvgPool2D",
     "GlobalAvgPool3D",
@@ -88,26 +98,35 @@ __all__ = [
     "GroupNorm",
     "Identity",
     "InstanceNorm",
+    "LSTMCell",
     "Lambda",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "LearnedPosition",
     "LocalResponseNorm",
     "LogSoftmax",
     "MaxPool1D",
     "MaxPool2D",
     "MaxPool3D",
+    "MultiHeadAttention",
     "Multiply",
     "PReLU",
     "Parallel",
     "Permute",
     "PixelShuffle",
     "RMSNorm",
+    "RNNCell",
     "ReflectionPad",
     "Reshape",
     "Residual",
+    "RotaryPosition",
     "Sequential",
+    "SinusoidalPosition",
     "Softmax",
+    "TransformerDecoderLayer",
+    "TransformerEncoderLayer",
+    "Unroll",
     "UpSample",
     "ZeroPad",
     "celu",

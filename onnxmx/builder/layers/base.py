@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import onnx_ir as ir
 
@@ -15,6 +15,8 @@ from onnxmx.errors import GraphError, ShapeError, UsageError
 
 if TYPE_CHECKING:
     from onnxmx.builder.model import InputSpec, Model
+
+_Part = TypeVar("_Part", bound="Layer")
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,18 @@ class Layer:
             mend="Write one that returns a graph value.",
         )
 
-    def __call__(self, *xs: Value) -> Value:
-        """Add this layer to the graph that `xs` belong to."""
-        return self._call(self.name or type(self).__name__.lower(), *xs)
+    def __call__(self, *xs: Value, **named: Value | None) -> Value:
+        """Add this layer to the graph that `xs` belong to. named: inputs of its forward by name, such as a mask."""
+        return self._call(self.name or type(self).__name__.lower(), *xs, **named)
 
-    def _call(self, name: str, *xs: Value) -> Value:
+    def _call(self, name: str, /, *xs: Value, **named: Value | None) -> Value:
         kind = type(self).__name__
-        self._check_arguments(xs)
+        self._check_arguments(xs, named)
         own = type(self).forward.__module__.startswith("onnxmx.builder.")
         # In a layer of the user's own the line inside its forward says more than the line that made the layer.
         source = self._source if own else None
         with xs[0].builder.layer_scope(self, name, source=source, kind=kind, given=self.name is not None) as path:
-            y = self.forward(*xs)
+            y = self.forward(*xs, **named)
         if y is None:
             raise GraphError(
                 f"{kind} {path!r} expected its forward to return a graph value; found None",
@@ -67,19 +69,21 @@ class Layer:
             )
         return y
 
-    def _check_arguments(self, xs: tuple[Any, ...]) -> None:
+    def _check_arguments(self, xs: tuple[Any, ...], named: dict[str, Any]) -> None:
         kind = type(self).__name__
-        if wrong := [x for x in xs if not isinstance(x, Value)]:
+        given = [*xs, *(x for x in named.values() if x is not None)]
+        if wrong := [x for x in given if not isinstance(x, Value)]:
             raise UsageError(
                 f"{kind} expected graph values; found {type(wrong[0]).__name__}",
                 at=user_line(),
                 mend="To run on arrays, build a model first: model = net.build(x=(...)); model(array).",
             )
         try:
-            inspect.signature(self.forward).bind(*xs)
+            inspect.signature(self.forward).bind(*xs, **named)
         except TypeError as error:
+            count = len(xs) + len(named)
             raise UsageError(
-                f"{kind} expected the inputs of its forward{inspect.signature(self.forward)}; found {len(xs)}: {error}",
+                f"{kind} expected the inputs of its forward{inspect.signature(self.forward)}; found {count}: {error}",
                 at=user_line(),
                 mend="Call it with as many values.",
             ) from None
@@ -109,6 +113,11 @@ class Layer:
             at=self._source,
             mend=f"Give {name} a number of 1 or more.",
         )
+
+    def _written_here(self, part: _Part) -> _Part:
+        """A layer that this one is made of, with this one's line: an error in it shows where the user can mend it."""
+        object.__setattr__(part, "_source", self._source)
+        return part
 
     # --- what a forward checks
     def _expect_rank(self, x: ir.Value, rank: int, layout: str) -> None:
