@@ -7,12 +7,14 @@ of the weight: (n_in, units) for Dense, (out, in, *kernel) for convolutions.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from onnxmx.errors import UsageError, unknown_name
+from onnxmx.builder.source import user_line
+from onnxmx.errors import DataError, UsageError, unknown_name
 
 Array = np.ndarray[Any, Any]
 Initializer = Callable[[tuple[int, ...], np.random.Generator], Array]
@@ -41,6 +43,18 @@ def uniform(scale: float = 0.07) -> Initializer:
 def normal(std: float = 0.01) -> Initializer:
     """Normal with mean 0 and the given standard deviation."""
     return lambda shape, random: random.normal(0.0, std, shape)
+
+
+def truncated_normal(std: float = 0.01) -> Initializer:
+    """Normal with mean 0 and standard deviation `std`; what falls beyond two deviations is drawn again."""
+
+    def draw(shape: tuple[int, ...], random: np.random.Generator) -> Array:
+        found = np.asarray(random.normal(0.0, std, shape))
+        while (beyond := np.abs(found) > 2 * std).any():
+            found[beyond] = random.normal(0.0, std, int(beyond.sum()))
+        return found
+
+    return draw
 
 
 def xavier() -> Initializer:
@@ -102,15 +116,57 @@ def forget_bias(value: float = 1.0) -> Initializer:
     return draw
 
 
+def bilinear() -> Initializer:
+    """The kernel that enlarges each channel on its own by linear interpolation, for a transposed convolution.
+
+    shape: (n_in, n_out / groups, *kernel). Input k reaches output k alone, the only one where the groups are as many
+    as the channels. With stride s, a kernel of 2 s - s % 2 and padding (s - 1) / 2, rounded up, s times larger images.
+    Source: Long et al. 2015, section 3.3.
+    """
+
+    def draw(shape: tuple[int, ...], random: np.random.Generator) -> Array:
+        kernel = np.ones(())
+        for size in shape[2:]:
+            half = (size + 1) // 2
+            center = half - 1 if size % 2 else half - 0.5
+            kernel = np.multiply.outer(kernel, 1 - np.abs(np.arange(size) - center) / half)
+        mix = np.eye(shape[0], shape[1]) if len(shape) > 1 and shape[1] > 1 else np.ones(shape[:2])
+        return np.multiply.outer(mix, kernel)
+
+    return draw
+
+
+def array(values: Any) -> Initializer:
+    """The numbers of an array, whose shape must be the parameter's."""
+    return lambda shape, random: np.asarray(values, np.float32)
+
+
+def file(path: str | os.PathLike[str]) -> Initializer:
+    """The array in a .npy file, whose shape must be the parameter's. Raises DataError where it cannot be read."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            raise ValueError("it is an archive of several")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"init.file expected a .npy file; {os.fspath(path)!r} cannot be read: {error}",
+            at=user_line(),
+            mend="Write it with numpy.save(path, array).",
+        ) from error
+    return array(found)
+
+
 NAMED: dict[str, Callable[[], Initializer]] = {
     "zeros": zeros,
     "ones": ones,
     "uniform": uniform,
     "normal": normal,
+    "truncated_normal": truncated_normal,
     "xavier": xavier,
     "he": he,
     "msra": msra,
     "orthogonal": orthogonal,
+    "bilinear": bilinear,
     "forget_bias": forget_bias,
 }
 

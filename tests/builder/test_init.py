@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import onnxmx.builder.layers as L
 from onnxmx.builder import init
-from onnxmx.errors import UsageError
+from onnxmx.errors import DataError, UsageError
 
 Array = np.ndarray[Any, Any]
 DENSE, CONV = (300, 200), (64, 32, 3, 3)
@@ -30,6 +31,17 @@ def normal_of(std: float) -> Callable[[Array], bool]:
     return lambda a: bool(near(a.std(), std) and 0.001 < (np.abs(a) > 3 * std).mean() < 0.005)
 
 
+def truncated_at(limit: float) -> Callable[[Array], bool]:
+    # Within two deviations the standard deviation is 0.8796 of the whole.
+    return lambda a: bool(near(a.std(), 0.8796 * limit / 2) and 0.95 * limit < np.abs(a).max() <= limit)
+
+
+def is_bilinear(a: Array) -> bool:
+    """Of (out, in, 3, 3): the products of 1/2, 1, 1/2 where a channel meets itself, else 0."""
+    row = np.array([0.5, 1, 0.5])
+    return bool((a == np.eye(*a.shape[:2])[:, :, None, None] * np.outer(row, row)).all())
+
+
 def is_orthogonal(a: Array) -> bool:
     flat = a.reshape(a.shape[0], -1)
     small = flat.T @ flat if flat.shape[0] > flat.shape[1] else flat @ flat.T
@@ -42,10 +54,12 @@ CHECKS: dict[str, tuple[Callable[[Array], bool], Callable[[Array], bool]]] = {
     "ones": (lambda a: bool((a == 1).all()), lambda a: bool((a == 1).all())),
     "uniform": (uniform_within(0.07), uniform_within(0.07)),
     "normal": (normal_of(0.01), normal_of(0.01)),
+    "truncated_normal": (truncated_at(0.02), truncated_at(0.02)),
     "xavier": (uniform_within(math.sqrt(6 / 500)), uniform_within(math.sqrt(6 / (288 + 576)))),
     "he": (normal_of(math.sqrt(2 / 300)), normal_of(math.sqrt(2 / 288))),
     "msra": (normal_of(math.sqrt(2 / 300)), normal_of(math.sqrt(2 / 288))),
     "orthogonal": (is_orthogonal, is_orthogonal),
+    "bilinear": (lambda a: bool((a == np.eye(*DENSE)).all()), is_bilinear),
 }
 
 
@@ -101,3 +115,44 @@ def test_parameters_depend_on_seed_and_name_alone() -> None:
         assert (one[name] != seeded[name]).all()
     assert (one["a.weight"] != one["b.weight"]).all()
     assert one["a.weight"].dtype == np.float32
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_bilinear_kernels_enlarge(scale: int) -> None:
+    """A linear ramp, enlarged, is a linear ramp of a smaller slope, away from the borders."""
+    kernel, padding = 2 * scale - scale % 2, scale // 2
+    up = L.Conv2DTranspose(
+        3, kernel, stride=scale, padding=padding, groups=3, bias=False, weight_init="bilinear"
+    ).build(x=("batch", 3, 5, 5))
+    x = np.broadcast_to(np.arange(5.0, dtype=np.float32), (1, 3, 5, 5))
+    y = up(x)[..., scale:-scale, scale:-scale]
+    np.testing.assert_allclose(np.diff(y, axis=-1), 1 / scale, rtol=1e-5)
+    np.testing.assert_allclose(np.diff(y, axis=-2), 0, atol=1e-5)
+
+
+def test_numbers_from_an_array_and_a_file(tmp_path: Path) -> None:
+    weight = np.arange(6.0).reshape(2, 3)
+    np.save(tmp_path / "w.npy", weight)
+    for one in (init.array(weight), init.array(weight.tolist()), init.file(tmp_path / "w.npy")):
+        found = L.Dense(3, weight_init=one, bias_init=init.array([1, 2, 3])).build(x=("batch", 2)).parameters()
+        np.testing.assert_array_equal(found["weight"], weight)
+        assert found["bias"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("content", [None, b"no array", b""])
+def test_a_file_that_is_no_array(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "w.npy"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=r"expected a \.npy file; '.*w\.npy' cannot be read") as caught:
+        init.file(path)
+    assert caught.value.at is not None
+    assert "test_init.py" in caught.value.at
+
+
+def test_a_file_of_several_or_of_objects(tmp_path: Path) -> None:
+    np.savez(tmp_path / "several.npz", a=np.zeros(2))
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    for name in ("several.npz", "objects.npy"):
+        with pytest.raises(DataError, match="cannot be read"):
+            init.file(tmp_path / name)
