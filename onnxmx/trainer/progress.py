@@ -66,12 +66,13 @@ class Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
+        console = Console(stderr=True)
         columns = (
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
+            TextColumn("{task.fields[epoch]}"),
+            BarColumn(5 if console.width < 110 else 30),
             TextColumn("{task.fields[text]}", markup=False),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True), refresh_per_second=8)
+        self._progress = Progress(*columns, console=console, refresh_per_second=8)
         self._drawn = 0.0
 
     def begin(self, steps: int, done: int) -> None:
@@ -84,7 +85,8 @@ class Bar:
         now = time.monotonic()
         if now - self._drawn >= 0.1:  # a step may take far less than a redraw
             self._drawn = now
-            text = f"{show(measures)}  {self._pace}"
+            shown = {name: value for name, value in measures.items() if name != "grad_norm"}  # 80 columns hold no more
+            text = f"{show(shown, ' ')} {self._pace}"
             self._progress.update(self._task, completed=self._pace.done, epoch=epoch, text=text)
 
     def epoch(self, epoch: str, measures: Mapping[str, float]) -> None:
@@ -100,10 +102,10 @@ def default_reporter() -> Reporter:
     return Bar() if sys.stderr.isatty() else Lines()
 
 
-def show(measures: Mapping[str, float]) -> str:
+def show(measures: Mapping[str, float], gap: str = "  ") -> str:
     """`loss 0.0345  accuracy 0.9883`"""
-    return "  ".join(
-        f"{name} {value:.4g}" if name == "lr" else f"{name} {value:.4f}" for name, value in measures.items()
+    return gap.join(
+        f"{name} {value:.3g}" if name == "lr" else f"{name} {value:.4f}" for name, value in measures.items()
     )
 
 

@@ -109,6 +109,7 @@ def _datasets(config: TrainConfig) -> tuple[Dataset, Dataset]:
 def _build(function: Any, data: Dataset | None, seed: int) -> Model:
     """What `function` returns, built for the data where it is a layer."""
     takes = inspect.signature(function).parameters
+    called = getattr(function, "__name__", repr(function))
     given: dict[str, Any] = {}
     input_name, shape = "image", takes["input"].default if "input" in takes else None
     if data is not None:
@@ -120,20 +121,18 @@ def _build(function: Any, data: Dataset | None, seed: int) -> Model:
             return made
         if not isinstance(made, Layer):
             raise UsageError(
-                f"{function.__name__} expected to return a layer or a model; found {made!r}",
+                f"{called} expected to return a layer or a model; found {made!r}",
                 at=line_of(function),
                 mend="End it with, for example, return L.Sequential(L.Flatten(), L.Dense(10)).",
             )
         if shape is None or shape is inspect.Parameter.empty:
-            raise UsageError(
-                f"{function.__name__} expected its input's shape; found none", mend="Name a dataset with --data."
-            )
+            raise UsageError(f"{called} expected its input's shape; found none", mend="Name a dataset with --data.")
         return made.build(seed=seed, **{input_name: ("batch", *shape)})
     except OnnxmxError:
         raise
     except Exception as error:  # the user's own code may raise anything
         raise ModelFileError(
-            f"{function.__name__} expected to build a model from {sorted(given)} or nothing; "
+            f"{called} expected to build a model from {sorted(given)} or nothing; "
             f"it raised {type(error).__name__}: {error}",
             at=line_of(function),
             mend="Of its parameters only input and classes are filled in: give the others defaults.",

@@ -12,8 +12,7 @@ from onnxmx.errors import CheckpointError
 from onnxmx.files import sha256, write_atomic
 
 Array = np.ndarray[Any, Any]
-_DIGEST = "onnxmx.digest"
-_HEADER = "onnxmx.header"
+_KEY = "onnxmx"  # one key alone: safetensors writes several in any order, and the same state must give the same bytes
 
 
 def save(path: Path, arrays: dict[str, Array], header: dict[str, Any]) -> None:
@@ -22,7 +21,7 @@ def save(path: Path, arrays: dict[str, Array], header: dict[str, Any]) -> None:
 
     text = json.dumps(header)  # in its own order: the lines of metrics.jsonl follow it
     arrays = {name: np.asarray(a, order="C") for name, a in arrays.items()}  # ascontiguousarray gives scalars an axis
-    write_atomic(path, serialize(arrays, {_HEADER: text, _DIGEST: _digest(arrays, text)}))
+    write_atomic(path, serialize(arrays, {_KEY: f"{_digest(arrays, text)} {text}"}))
 
 
 def load(path: Path, mend: str | None = None) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -33,18 +32,17 @@ def load(path: Path, mend: str | None = None) -> tuple[dict[str, Array], dict[st
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        header = json.loads(metadata[_HEADER])
+        digest, _, text = metadata[_KEY].partition(" ")
+        header = json.loads(text)
     except FileNotFoundError:
         raise CheckpointError(f"expected a checkpoint at {path}; found none", mend=mend) from None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} expected a checkpoint; found a file that is cut short or altered ({error})", mend=mend
         ) from error
-    found = _digest(arrays, metadata[_HEADER])
-    if found != metadata.get(_DIGEST):
-        raise CheckpointError(
-            f"{path} expected the digest {metadata.get(_DIGEST)}; found {found}: the file was altered", mend=mend
-        )
+    found = _digest(arrays, text)
+    if found != digest:
+        raise CheckpointError(f"{path} expected the digest {digest}; found {found}: the file was altered", mend=mend)
     return arrays, header
 
 

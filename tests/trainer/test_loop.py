@@ -1,0 +1,297 @@
+"""The training loop: what it remembers, chooses, writes and says."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxmx as mx
+from onnxmx import layers as L
+from onnxmx.builder.ops import FLOAT, INT64
+from onnxmx.errors import CheckpointError, DataError, GradientError, OnnxmxError, ShapeError, TrainingError, UsageError
+from onnxmx.trainer import state
+from onnxmx.trainer.data import Dataset
+from onnxmx.trainer.evaluate import evaluate
+from onnxmx.trainer.loop import Plan
+from onnxmx.trainer.losses import Loss
+from onnxmx.trainer.metrics import Metric
+from tests.trainer.nets import blob_net, blobs
+
+TRAIN, TEST = blobs(90), blobs(31, seed=1)
+QUICK: dict[str, Any] = {"epochs": 3, "batch_size": 16, "progress": False, "threads": 1}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+def state_of(run: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+
+
+# --- what it remembers
+def test_history_and_files(tmp_path: Path) -> None:
+    run = mx.fit(
+        blob_net(0.2), TRAIN, validation=TEST, optimizer=mx.Adam(lr=0.05), out=tmp_path / "r", log_every=2, **QUICK
+    )
+    measures = {"loss", "accuracy", "grad_norm"}
+    assert [set(h) for h in run.history] == [{"epoch", *measures, "validation_loss", "validation_accuracy"}] * 3
+    assert [h["epoch"] for h in run.history] == [1, 2, 3]
+    assert run.history[-1]["validation_accuracy"] > 0.9
+    written = lines(tmp_path / "r" / "metrics.jsonl")
+    assert [w for w in written if "batch" not in w] == run.history
+    steps = [w for w in written if "batch" in w]
+    assert [(w["epoch"], w["batch"]) for w in steps] == [(e, b) for e in (1, 2, 3) for b in (2, 4, 6)]
+    assert all(set(w) == {"epoch", "batch", "lr", *measures} for w in steps)
+    expected = {
+        "checkpoints",
+        "last.onnx",
+        "model.onnx",
+        "metrics.jsonl",
+        "state.safetensors",
+        "step.json",
+        "step.onnx",
+    }
+    assert {p.name for p in (tmp_path / "r").iterdir()} == expected
+    assert sorted(p.name for p in (tmp_path / "r" / "checkpoints").iterdir()) == [
+        "step-12.safetensors",
+        "step-18.safetensors",
+    ]
+
+
+def test_the_means_weigh_a_partial_batch_by_its_size() -> None:
+    """Without learning, the mean over 90 samples in batches of 16 is the mean over the samples."""
+    model = blob_net()
+    run = mx.fit(model, TRAIN, optimizer=mx.SGD(lr=0.0), **QUICK | {"epochs": 1})
+    expected = evaluate(model, TRAIN)
+    for name, value in expected.items():
+        assert run.history[0][name] == pytest.approx(value, rel=1e-5)
+
+
+def test_a_batch_larger_than_the_data() -> None:
+    run = mx.fit(blob_net(), TRAIN, **QUICK | {"batch_size": 1000})
+    assert json.loads(run.last.metadata["onnxmx.provenance"])["steps"] == 3
+
+
+def test_the_model_given_stays_as_it_is() -> None:
+    model = blob_net()
+    before = model.to_bytes()
+    run = mx.fit(model, TRAIN, **QUICK)
+    assert model.to_bytes() == before
+    assert run.last.to_bytes() != before
+
+
+def test_validation_is_that_of_the_saved_model(tmp_path: Path) -> None:
+    """What the loop measured with live weights is what the file measures when it is loaded."""
+    run = mx.fit(blob_net(0.3), TRAIN, validation=TEST, out=tmp_path / "r", **QUICK)
+    found = evaluate(mx.load(tmp_path / "r" / "last.onnx"), TEST, threads=1)
+    assert found == {k: run.history[-1][f"validation_{k}"] for k in ("loss", "accuracy")}
+
+
+# --- which model is best
+def scored(path: list[float], larger: bool) -> Metric:
+    """A metric whose value in the k-th epoch is path[k]; the model's weight counts the epochs."""
+
+    def compute(g: Any, output: Any, label: Any) -> Any:
+        table = g.constant(np.array([9.0, *path], np.float32))
+        place = g.cast(g.op("Round", g.reduce_mean(output, keepdims=False)), INT64)
+        return g.gather(table, g.min(place, np.array(len(path))))
+
+    return Metric("score", compute, larger)
+
+
+def counter_run(path: list[float], larger: bool, validation: bool, **options: Any) -> Any:
+    """A model y = w whose gradient is always -1: with lr 1 and a batch an epoch, w is the number of epochs."""
+
+    def net(x: Any) -> Any:
+        return x * x.builder.parameter("w", (1,), "zeros")
+
+    loss = Loss("fall", lambda g, y, t: g.neg(g.reduce_mean(g.sub(y, g.mul(t, 0.0)), keepdims=False)), classes=False)
+    data = Dataset.from_arrays(np.ones((4, 1), np.float32), np.zeros((4, 1), np.float32))
+    return mx.fit(mx.build(net, x=("batch", 1)), data, validation=data if validation else None, loss=loss,
+                  measure=[scored(path, larger)], optimizer=mx.SGD(lr=1.0, momentum=0.0), epochs=len(path),
+                  batch_size=4, progress=False, **options)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "larger", "best"),
+    [
+        ([0.1, 0.7, 0.3], True, 2),
+        ([0.1, 0.7, 0.3], False, 1),
+        ([0.5, 0.5, 0.5], True, 1),  # the first of equals
+        ([0.3, 0.2, 0.9], True, 3),
+        ([math.nan, 0.2, 0.1], True, 2),  # what is not a number is beaten by any
+        ([0.2, math.nan, 0.1], True, 1),
+        ([math.nan, math.nan, 0.5], False, 3),
+    ],
+)
+@pytest.mark.parametrize("kept", [True, False], ids=["in a folder", "in memory"])
+def test_the_best_model_is_that_of_the_best_validation(
+    tmp_path: Path, path: list[float], larger: bool, best: int, kept: bool
+) -> None:
+    run = counter_run(path, larger, validation=True, **({"out": tmp_path / "r"} if kept else {}))
+    np.testing.assert_equal([h["validation_score"] for h in run.history], np.float32(path).astype(float).tolist())
+    assert run.model.parameters()["w"] == best
+    assert run.last.parameters()["w"] == len(path)
+    assert json.loads(run.model.metadata["onnxmx.provenance"])["epoch"] == best
+    if kept:
+        assert mx.load(tmp_path / "r" / "model.onnx").to_bytes() == run.model.to_bytes()
+        assert len(lines(tmp_path / "r" / "metrics.jsonl")) == len(path)  # strict JSON: no NaN among them
+
+
+def test_without_validation_the_least_training_loss_is_best() -> None:
+    """The loss falls in every epoch, whatever the metric says."""
+    assert counter_run([0.9, 0.5, 0.1], True, validation=False).model.parameters()["w"] == 3
+
+
+# --- what the files say
+def test_metadata(tmp_path: Path) -> None:
+    data = Dataset.from_arrays(
+        np.arange(40, dtype=np.uint8).reshape(20, 2), np.arange(20) % 2, name="pixels", classes=["no", "yes"],
+        scale=1 / 255, shift=-0.5,
+    )  # fmt: skip
+    run = mx.fit(L.Dense(2).build(x=("batch", 2)), data, out=tmp_path / "r", **QUICK | {"seed": 4})
+    for name, model in (("model", run.model), ("last", run.last)):
+        saved = {p.key: p.value for p in onnx.load(tmp_path / "r" / f"{name}.onnx").metadata_props}
+        assert saved == dict(model.metadata)
+        assert json.loads(saved["onnxmx.classes"]) == ["no", "yes"]
+        assert json.loads(saved["onnxmx.preprocessing"]) == {"scale": 1 / 255, "shift": -0.5}
+        assert json.loads(saved["onnxmx.trainable"]) == ["weight", "bias"]
+        assert saved["onnxmx.loss"] == "softmax_cross_entropy"
+        made = json.loads(saved["onnxmx.provenance"])
+        assert (made["data"], made["data_digest"], made["seed"]) == ("pixels", data.digest(), 4)
+    assert (made["epoch"], made["epochs"], made["steps"]) == (3, 3, 6)
+
+
+def test_two_runs_give_the_same_files(tmp_path: Path) -> None:
+    first, second = (tmp_path / name for name in "ab")
+    for out in (first, second):
+        mx.fit(blob_net(0.5), TRAIN, validation=TEST, out=out, **QUICK)
+    assert state_of(first) == state_of(second)
+    mx.fit(blob_net(0.5), TRAIN, validation=TEST, out=tmp_path / "c", **QUICK | {"seed": 1})
+    assert (first / "last.onnx").read_bytes() != (tmp_path / "c" / "last.onnx").read_bytes()
+
+
+def test_classes_of_an_earlier_training_do_not_stay() -> None:
+    model = blob_net()
+    model.metadata["onnxmx.classes"] = '["a", "b", "c"]'
+    plain = Dataset.from_arrays(TRAIN.inputs["x"], TRAIN.labels["label"])
+    assert "onnxmx.classes" not in mx.fit(model, plain, **QUICK).last.metadata
+
+
+def test_a_model_is_trained_further() -> None:
+    first = mx.fit(blob_net(), TRAIN, **QUICK)
+    second = mx.fit(first.model, TRAIN, **QUICK)
+    assert second.history[0]["loss"] < first.history[0]["loss"]
+
+
+def test_a_regression() -> None:
+    x = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+    data = Dataset.from_arrays(x, x @ np.array([[1.0], [-2.0], [0.5]], np.float32))
+    run = mx.fit(L.Dense(1).build(x=("batch", 3)), data, validation=data, loss="mean_squared_error",
+                 optimizer=mx.Adam(lr=0.1), **QUICK | {"epochs": 20})  # fmt: skip
+    assert run.history[-1]["validation_mean_absolute_error"] < 0.1 * run.history[0]["validation_mean_absolute_error"]
+
+
+# --- what goes wrong
+def test_a_loss_that_is_not_a_number(tmp_path: Path) -> None:
+    """It names batch and samples; the checkpoints written before hold numbers alone."""
+    run = tmp_path / "r"
+    with pytest.raises(TrainingError) as caught:
+        mx.fit(blob_net(), TRAIN, optimizer=mx.SGD(lr=1e18), out=run, **QUICK | {"checkpoint_s": 0.0})
+    said = str(caught.value)
+    assert "expected a finite number; found " in said
+    assert " at batch " in said
+    assert "of epoch 1 (samples " in said
+    assert "Lower the learning rate" in said
+    for path in (run / "checkpoints").iterdir():
+        assert all(np.isfinite(a).all() for a in state.load(path)[0].values())
+    assert mx.load(run / "last.onnx").to_bytes()
+    lines(run / "metrics.jsonl")
+
+
+FOREIGN = Dataset.from_arrays(np.zeros((8, 4), np.float32), np.arange(8), classes=[str(k) for k in range(8)])
+X = np.zeros((8, 4), np.float32)
+
+
+def data(labels: Any, **options: Any) -> Dataset:
+    return Dataset.from_arrays(X, np.asarray(labels), **options)
+
+
+BAD: list[tuple[Any, Dataset, dict[str, Any], type[Exception], str]] = [
+    (blob_net, FOREIGN, {}, DataError, r"\[0, 3\)"),
+    (blob_net, data(np.arange(8)), {}, DataError, r"\[0, 3\)"),  # no classes named, and out of range all the same
+    (blob_net, data(np.zeros(8)), {}, DataError,
+     r"softmax_cross_entropy expected labels of int64 \(batch,\).*; found 'label' of float32 \(batch,\)"),
+    (blob_net, data(np.zeros(8, np.int64)), {"loss": "mean_squared_error"}, DataError, r"float32 \(batch, 3\)"),
+    (blob_net, data(np.zeros((8, 2), np.int64)), {}, DataError, r"found 'label' of int64 \(batch, 2\)"),
+    (blob_net, Dataset.from_arrays(X[:, :3], np.zeros(8, np.int64)), {}, DataError,
+     r"expected samples of shape \(4,\); found \(3,\)"),
+    (blob_net, Dataset.from_arrays(X), {}, DataError, "expected one label"),
+    (blob_net, Dataset.from_arrays({"a": X, "b": X}, np.zeros(8, np.int64)), {}, DataError,
+     r"expected the inputs \['x'\]; found \['a', 'b'\]"),
+    (lambda: mx.build(lambda x: x.builder.cast(x, FLOAT) * 1.0, x=mx.Input(("batch", 4), "int64")),
+     data(np.zeros(8, np.int64)), {}, DataError, "input 'x' expected int64; found float32"),
+    (lambda: L.Dense(3).build(x=(5, 4)), data(np.zeros(8, np.int64)), {}, DataError, r"x float32 \(5, 4\)"),
+    (lambda: mx.build(lambda x: {"a": L.Dense(3)(x), "b": L.Dense(2)(x)}, x=("batch", 4)),
+     data(np.zeros(8, np.int64)), {}, ShapeError, "one output"),
+    (lambda: L.Activation("relu").build(x=("batch", 4)), data(np.zeros(8, np.int64)), {}, GradientError,
+     "no trainable parameter"),
+    (blob_net, TRAIN, {"optimizer": mx.SGD(lr=mx.WarmupCosine(0.1, warmup=999))}, UsageError, "no longer than its 18"),
+    (blob_net, TRAIN, {"provider": "tpu"}, UsageError, "provider"),
+    (blob_net, TRAIN, {"epoch": 3}, UsageError, "no option of fit named 'epoch'\n  Did you mean 'epochs'"),
+    (blob_net, TRAIN, {"epochs": 0}, UsageError, "epochs expected"),
+    (blob_net, TRAIN, {"validation": FOREIGN}, DataError, r"\[0, 3\)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "given", "options", "error", "text"), BAD)
+def test_what_cannot_be_trained_leaves_no_file(
+    tmp_path: Path, make: Any, given: Dataset, options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        mx.fit(make(), given, out=tmp_path / "r", **QUICK | options)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path) -> None:
+    mx.fit(blob_net(), TRAIN, out=tmp_path / "r", **QUICK)
+    before = state_of(tmp_path / "r")
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        mx.fit(blob_net(), TRAIN, out=tmp_path / "r", **QUICK)
+    assert state_of(tmp_path / "r") == before
+
+
+def test_a_folder_with_a_model_of_the_users_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"mine")
+    with pytest.raises(CheckpointError, match=r"holds a run already: model\.onnx"):
+        mx.fit(blob_net(), TRAIN, out=tmp_path, **QUICK)
+    assert state_of(tmp_path) == {"model.onnx": b"mine"}
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OnnxmxError, match="cannot write"):
+        mx.fit(blob_net(), TRAIN, out=tmp_path / "file" / "r", **QUICK)
+
+
+def test_fixed_batches_that_divide_the_data() -> None:
+    run = mx.fit(L.Dense(3).build(x=(15, 4)), TRAIN, validation=TRAIN, **QUICK | {"batch_size": 15})
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+    with pytest.raises(DataError, match="batches of exactly 15 samples; found 31"):
+        evaluate(run.model, TEST)
+
+
+def test_plan_and_options() -> None:
+    plan = Plan(epochs=2, batch_size=45, threads=1)
+    assert len(mx.fit(blob_net(), TRAIN, plan=plan, progress=False).history) == 2
+    assert len(mx.fit(blob_net(), TRAIN, plan=plan, epochs=1, progress=False).history) == 1

@@ -1,0 +1,109 @@
+"""What a person sees of a run: lines where nobody is looking, a bar on a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnxmx.trainer.progress import Bar, Lines, Silent, default_reporter, show
+from tests.trainer.worker import Worker
+
+MEASURES = {"loss": 0.034512, "accuracy": 0.98831, "lr": 0.00012345}
+
+
+def drive(reporter: Any, steps: int = 4, done: int = 0) -> None:
+    reporter.begin(steps, done)
+    for _ in range(done, steps):
+        reporter.step("1/2", 16, MEASURES)
+    reporter.epoch("1/2", {k: v for k, v in MEASURES.items() if k != "lr"})
+    reporter.end()
+
+
+def test_show() -> None:
+    assert show(MEASURES) == "loss 0.0345  accuracy 0.9883  lr 0.000123"
+
+
+def test_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    drive(Silent())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    drive(Lines(every_s=0.0), done=2)
+    out, err = capfd.readouterr()
+    assert out == ""
+    first, second, last = err.splitlines()
+    numbers = r"loss 0\.0345  accuracy 0\.9883  lr 0\.000123  [\d,]+ samples/s  \d+:\d\d left"
+    assert re.fullmatch(rf"epoch 1/2  step 3/4  {numbers}", first)
+    assert re.fullmatch(rf"epoch 1/2  step 4/4  {numbers}", second)
+    assert second.endswith(" 0:00 left")
+    assert last == "epoch 1/2  loss 0.0345  accuracy 0.9883"
+
+
+def test_lines_are_few(capfd: pytest.CaptureFixture[str]) -> None:
+    drive(Lines(every_s=60.0), steps=50)
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_where_nobody_is_looking_there_are_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    assert isinstance(default_reporter(), Lines)
+
+
+def test_a_bar_that_never_stepped(capfd: pytest.CaptureFixture[str]) -> None:
+    """A run that is resumed when it has ended already."""
+    drive(Bar(), steps=3, done=3)
+    assert "loss 0.0345" in capfd.readouterr().err
+
+
+def run_of(tmp_path: Path, **options: Any) -> dict[str, Any]:
+    return {"call": "train", "out": str(tmp_path / "r"), "progress": True, "config": {
+        "model": "lenet", "data": "digits", "threads": 1, "epochs": 2, "batch_size": 16} | options}  # fmt: skip
+
+
+def test_a_run_without_a_terminal(tmp_path: Path, worker: Worker) -> None:
+    worker.start(stderr=tmp_path / "err", **run_of(tmp_path))
+    assert worker.wait() == 0
+    said = (tmp_path / "err").read_text()
+    assert "\x1b" not in said
+    first, second = said.splitlines()
+    assert re.fullmatch(r"epoch 1/2  loss [\d.]+  accuracy [\d.]+  grad_norm [\d.]+  "
+                        r"validation_loss [\d.]+  validation_accuracy [\d.]+", first)  # fmt: skip
+    assert second.startswith("epoch 2/2  ")
+
+
+def test_a_run_on_a_terminal(tmp_path: Path, worker: Worker) -> None:
+    """A real pseudo-terminal: a bar with loss, metric, rate, samples a second and time left, and a line an epoch."""
+    controller, terminal = pty.openpty()
+    seen: list[bytes] = []
+
+    def read() -> None:
+        while True:
+            try:
+                data = os.read(controller, 65536)
+            except OSError:  # what Linux says once the other side is closed
+                return
+            if not data:
+                return
+            seen.append(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    worker.start(stderr=Path(os.ttyname(terminal)), **run_of(tmp_path))
+    assert worker.wait() == 0
+    os.close(terminal)
+    reader.join(10)
+    os.close(controller)
+    said = b"".join(seen).decode()
+    assert "\x1b[" in said  # it draws
+    plain = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", said)
+    assert "━" in plain
+    for text in (r"epoch 1/2", r"loss \d", r"accuracy \d", r"lr \d", r"samples/s", r"\d:\d\d left", r"epoch 2/2  loss"):
+        assert re.search(text, plain.replace("\r\n", " ")), text
+    assert "…" not in plain  # 80 columns are enough
+    assert "\x1b[?25h" in said  # the cursor is there again

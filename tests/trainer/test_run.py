@@ -1,0 +1,243 @@
+"""Training by name: a model of the zoo, of a user's own file, or an ONNX file; and folders that are not free."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnxmx as mx
+from onnxmx.errors import CheckpointError, DataError, GradientError, ModelFileError, OnnxmxError, UsageError
+from onnxmx.trainer.config import TrainConfig
+from onnxmx.trainer.data import Dataset, get_dataset
+from onnxmx.trainer.run import resolve_model, resume_run, train
+
+OWN = """
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import onnxmx as mx
+from beside import WIDTH
+from onnxmx import init
+from onnxmx import layers as L
+from onnxmx.models import mlp as borrowed
+
+
+@dataclass(frozen=True)
+class Scale(L.Layer):
+    start: float = 1.0
+
+    def forward(self, x):
+        return x * x.builder.parameter("scale", (WIDTH,), init.constant(self.start))
+
+
+def bent(x):
+    return x * L.sigmoid(x) + 0.1 * L.tanh(x)
+
+
+@mx.function(outputs=("y",))
+def Swish(g, x, *, beta: float):
+    '''y = x sigmoid(beta x)'''
+    return g.mul(x, g.op("Sigmoid", g.mul(x, beta)))
+
+
+def net(input, classes):
+    import late
+
+    return L.Sequential(
+        L.Flatten(),
+        L.Dense(WIDTH, activation=bent),
+        Scale(late.START),
+        L.Dense(WIDTH, activation=lambda x: Swish(x.builder, x, beta=1.5)),
+        L.Dense(classes),
+    )
+
+
+def without_parameters():
+    return L.Sequential(L.Flatten(), L.Dense(10))
+
+
+def whole():
+    return without_parameters().build(image=("batch", 1, 8, 8))
+
+
+def a_list():
+    return [L.Dense(10)]
+
+
+def a_class():
+    return L.Dense
+
+
+def raises():
+    raise RuntimeError("the moon is full")
+
+
+def wants(width):
+    return L.Dense(width)
+
+
+def misfit(input):
+    return L.Sequential(L.Conv2D(4, 99), L.Dense(10))
+
+
+def cannot_learn():
+    return L.Sequential(L.Flatten(), L.Dense(10), L.Activation(lambda x: x.builder.op("Hardmax", x)))
+
+
+part = functools.partial(borrowed, hidden=(4,))
+constant = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "beside.py").write_text("WIDTH = 12\n")
+    (tmp_path / "late.py").write_text("START = 0.5\n")
+    yield tmp_path / "own.py"
+    for name in ("beside", "late"):
+        sys.modules.pop(name, None)
+
+
+def config(model: str, **options: Any) -> TrainConfig:
+    return TrainConfig(model, "digits", **{"epochs": 1, "threads": 1} | options)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return get_dataset("digits", "train")
+
+
+@pytest.mark.parametrize("name", sorted(mx.models.MODELS))
+def test_the_zoo(name: str, digits: Dataset) -> None:
+    model = resolve_model(name, digits)
+    assert model.inputs["image"].shape == ("batch", 1, 8, 8)
+    assert model.outputs["output"].shape == ("batch", 10)
+    assert resolve_model(name).inputs["image"].shape != ("batch", 1, 8, 8)  # without data, the size it was made for
+
+
+def test_the_seed_draws_the_parameters(digits: Dataset) -> None:
+    one, same, other = (resolve_model("mlp", digits, seed) for seed in (1, 1, 2))
+    assert one.to_bytes() == same.to_bytes() != other.to_bytes()
+
+
+def test_layers_and_activations_of_ones_own_learn(own: Path, tmp_path: Path) -> None:
+    run = train(config(f"{own}:net", epochs=3, lr=0.01), tmp_path / "r", progress=False)
+    assert run.history[-1]["validation_accuracy"] > 0.5  # chance is 0.1
+    before = resolve_model(f"{own}:net", get_dataset("digits", "train")).parameters()
+    after = run.last.parameters()
+    assert set(after) == set(before)
+    assert all(not np.array_equal(after[name], before[name]) for name in before)
+    assert sum("scale" in name for name in before) == 1
+    assert str(own.parent.resolve()) not in sys.path
+
+
+@pytest.mark.parametrize("function", ["without_parameters", "whole", "borrowed", "part"])
+def test_what_a_function_may_be(own: Path, digits: Dataset, function: str) -> None:
+    assert resolve_model(f"{own}:{function}", digits).outputs["output"].shape == ("batch", 10)
+
+
+def test_an_onnx_file_is_trained_further(tmp_path: Path) -> None:
+    first = train(config("mlp"), tmp_path / "a", progress=False)
+    second = train(config(str(tmp_path / "a" / "model.onnx")), tmp_path / "b", progress=False)
+    assert second.history[0]["loss"] < first.history[0]["loss"]
+
+
+BAD = [
+    ("lenett", UsageError, "no model named 'lenett'\n  Did you mean 'lenet'"),
+    ("OWN:nett", UsageError, "no function in .*own.py named 'nett'\n  Did you mean 'net'"),
+    ("OWN:constant", UsageError, "no function in .*own.py named 'constant'"),
+    ("OWN:", UsageError, "no function in .*own.py named ''"),
+    ("OWN", UsageError, "expected the name of a function after the file\n  For example .*own.py:net"),
+    ("DIR/none.py:net", ModelFileError, r"no file .*none\.py"),
+    ("DIR/none.onnx", ModelFileError, r"none\.onnx"),
+    ("DIR", ModelFileError, "folder"),
+    ("DIR/beside.py", UsageError, "expected the name of a function"),
+    ("DIR/text.onnx", ModelFileError, "not an ONNX file"),
+    ("OWN:a_list", UsageError, r"a_list expected to return a layer or a model; found \[(.|\n)*built at own.py:"),
+    ("OWN:a_class", UsageError, "a_class expected to return a layer or a model; found <class"),
+    ("OWN:raises", ModelFileError, "it raised RuntimeError: the moon is full(.|\n)*built at own.py:"),
+    ("OWN:wants", ModelFileError, "it raised TypeError: .*'width'(.|\n)*give the others defaults"),
+    ("OWN:misfit", OnnxmxError, "image of at least 99(.|\n)*built at own.py:"),
+    ("DIR/broken.py:net", ModelFileError, "it raised SyntaxError"),
+    ("DIR/absent.py:net", ModelFileError, "it raised ModuleNotFoundError: .*no_such_package"),
+]
+
+
+@pytest.mark.parametrize(("name", "error", "text"), BAD, ids=[row[0] for row in BAD])
+def test_what_is_no_model(own: Path, digits: Dataset, name: str, error: type[Exception], text: str) -> None:
+    (own.parent / "text.onnx").write_text("not protobuf \xff")
+    (own.parent / "broken.py").write_text("def net(:\n")
+    (own.parent / "absent.py").write_text("import no_such_package\n")
+    out = own.parent / "run"
+    name = name.replace("OWN", str(own)).replace("DIR", str(own.parent))
+    with pytest.raises(error, match=text):
+        train(config(name), out, progress=False)
+    assert not out.exists()
+
+
+def test_an_operator_without_a_rule_names_the_users_line(own: Path) -> None:
+    line = next(k for k, text in enumerate(OWN.splitlines(), 1) if "Hardmax" in text)
+    with pytest.raises(GradientError, match="no gradient rule for 'Hardmax'") as caught:
+        train(config(f"{own}:cannot_learn"), own.parent / "run", progress=False)
+    assert caught.value.at == f"own.py:{line}"
+
+
+@pytest.mark.parametrize(
+    ("bad", "good"),
+    [
+        ({"warmup": 10**6}, {}),
+        ({"provider": "gpu"}, {}),
+        ({"loss": "mean_squared_error"}, {}),
+        ({"data": "digitz"}, {}),
+    ],
+)
+def test_a_run_that_could_not_start_leaves_its_folder_free(
+    tmp_path: Path, bad: dict[str, Any], good: dict[str, Any]
+) -> None:
+    out = tmp_path / "r"
+    with pytest.raises(OnnxmxError):
+        train(TrainConfig(**{"model": "mlp", "data": "digits", "epochs": 1} | bad), out, progress=False)
+    assert not out.exists() or not list(out.iterdir())
+    train(TrainConfig(**{"model": "mlp", "data": "digits", "epochs": 1} | good), out, progress=False)
+
+
+def test_a_run_that_was_killed_before_its_start_begins(tmp_path: Path) -> None:
+    """config.toml is the first file of a run: with it alone, and with what a kill left of the hand-over."""
+    train(config("mlp"), tmp_path / "whole", progress=False)
+    run = tmp_path / "r"
+    config("mlp").save(run / "config.toml")
+    (run / "step.onnx").write_bytes(b"half")
+    (run / ".last.onnx.01234567.tmp").write_bytes(b"half")
+    (run / ".mine.tmp").write_bytes(b"of the user")
+    resume_run(run, progress=False)
+    names = ("last.onnx", "model.onnx", "step.onnx", "config.toml", "metrics.jsonl")
+    assert all((run / n).read_bytes() == (tmp_path / "whole" / n).read_bytes() for n in names)
+    assert [p.name for p in run.glob(".*")] == [".mine.tmp"]
+
+
+@pytest.mark.parametrize("name", ["config.toml", "model.onnx", "metrics.jsonl", "step.json"])
+def test_a_folder_that_is_not_free_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("of the user")
+    with pytest.raises(CheckpointError, match=f"holds a run already: {name}"):
+        train(config("mlp"), tmp_path, progress=False)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {name: "of the user"}
+
+
+def test_no_run_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"found no config\.toml"):
+        resume_run(tmp_path / "none")
+
+
+def test_labels_outside_the_classes(tmp_path: Path) -> None:
+    x, y = np.zeros((20, 4), np.float32), np.arange(20)
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    mx.models.mlp((4,), classes=3).build(x=("batch", 4)).save(tmp_path / "m.onnx")
+    with pytest.raises(DataError, match=r"\[0, 3\)"):
+        train(TrainConfig(str(tmp_path / "m.onnx"), str(tmp_path / "d.npz")), tmp_path / "r", progress=False)
