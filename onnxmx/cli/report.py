@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import sys
 from collections.abc import Sequence
 
 import click
@@ -28,8 +26,6 @@ def report(error: BaseException, *, as_json: bool) -> int:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     kind, code, shown = _explain(error)
-    if isinstance(error, OSError):
-        _drop_stdout()
     with contextlib.suppress(OSError):  # nobody reads it: there is nobody left to tell
         click.echo(f"{kind}: {shown}", err=True)
         if as_json:
@@ -63,11 +59,3 @@ def _explain(error: BaseException) -> tuple[str, int, OnnxmxError]:
         )
     text = " ".join(str(error).split())
     return kind, 1, OnnxmxError(f"{text}; this is a bug in onnxmx; run with --debug and report what it shows")
-
-
-def _drop_stdout() -> None:
-    """Let what stdout still holds go nowhere, where it could not be written: Python tries again as it exits."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open until the process ends

@@ -10,13 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from cli_helpers import digests, here, process
 from conftest import Trained
+from onnx import TensorProto, helper
 
 
 def test_training_answers_what_there_is(trained: Trained) -> None:
@@ -43,6 +46,30 @@ def test_evaluating_gives_the_figures_of_training(trained: Trained, capsys: pyte
     assert (found["samples"], found["data"], found["split"]) == (359, "digits", "test")
     assert f"accuracy {found['accuracy']:.4f}" in here(capsys, *words).out
     assert json.loads(here(capsys, *words, "--split", "train", "--format", "json").out)["samples"] == 1438
+
+
+def test_a_file_from_elsewhere_is_measured_by_what_its_labels_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without metadata; with it, the loss is the one that it names."""
+    monkeypatch.chdir(tmp_path)
+    x = np.float32([[3, 1], [0, 2], [5, 4], [1, 2]])
+    np.savez("classes.npz", x=x, y=[0, 1, 1, 1], x_test=x, y_test=[0, 1, 1, 1])
+    np.savez("numbers.npz", x=x, y=x + 1, x_test=x, y_test=x + 1)
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 2]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "same", ports[:1], ports[1:])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(proto, "same.onnx")
+    helper.set_model_props(proto, {"onnxmx.loss": "mean_squared_error"})
+    onnx.save(proto, "told.onnx")
+
+    def evaluate(model: str, data: str) -> dict[str, object]:
+        found: dict[str, object] = json.loads(here(capsys, "evaluate", model, "--data", data, "--format", "json").out)
+        return found
+
+    assert evaluate("same.onnx", "classes.npz")["accuracy"] == 0.75
+    assert evaluate("same.onnx", "numbers.npz")["mean_absolute_error"] == 1.0
+    assert "mean_squared_error expected labels of float32" in str(evaluate("told.onnx", "classes.npz")["error"])
 
 
 def test_predicting_a_png(trained: Trained, sample: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,6 +193,7 @@ def test_quantizing(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixt
     answer = json.loads(here(capsys, *words, "--format", "json").out)
     assert answer["quantized"] == str(small)
     assert small.stat().st_size <= 0.35 * trained.model.stat().st_size
+    assert (answer["calibration"]["split"], answer["evaluation"]["split"]) == ("train", "test")
     report = json.loads(Path(answer["report"]).read_text())
     assert report == {key: answer[key] for key in report}
     before = json.loads(here(capsys, "evaluate", trained.model, "--data", "digits", "--format", "json").out)
@@ -187,8 +215,9 @@ def test_a_quantized_file_lies_beside_its_model(
 
 
 def test_serving(trained: Trained, tmp_path: Path) -> None:
+    words = ["serve", str(trained.model), "--port", "0", "--format", "json", "--max-body-mb", "1"]
     child = subprocess.Popen(
-        [sys.executable, "-m", "onnxmx.cli", "serve", str(trained.model), "--port", "0", "--format", "json"],
+        [sys.executable, "-m", "onnxmx.cli", *words],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -204,6 +233,10 @@ def test_serving(trained: Trained, tmp_path: Path) -> None:
         )
         with urllib.request.urlopen(request, timeout=10) as response:
             assert json.load(response)["outputs"][0]["shape"] == [1, 10]
+        request.data = bytes(2 << 20)
+        with pytest.raises(urllib.error.HTTPError, match="413") as refused:
+            urllib.request.urlopen(request, timeout=10)
+        refused.value.close()
         child.terminate()
         out, err = child.communicate(timeout=20)
     finally:
