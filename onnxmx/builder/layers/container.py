@@ -57,12 +57,7 @@ class _Branches(Layer):
     def __init__(self, *branches: Layer, name: str | None = None) -> None:
         object.__setattr__(self, "branches", branches)
         object.__setattr__(self, "name", name)
-        if not branches:
-            raise UsageError(
-                f"{type(self).__name__} expected at least one layer; found none",
-                at=self._source,
-                mend="Identity() stands for the input itself.",
-            )
+        _expect_some(self, branches)
 
     def _apply(self, x: Value) -> list[Value]:
         return [call_named(layer, str(place), x) for place, layer in enumerate(self.branches)]
@@ -121,9 +116,19 @@ class Parallel(Layer):
     def __init__(self, **branches: Layer) -> None:
         object.__setattr__(self, "branches", tuple(branches.items()))
         object.__setattr__(self, "name", None)
+        _expect_some(self, self.branches)
 
     def forward(self, x: Value) -> dict[str, Value]:  # type: ignore[override]  # the one layer with several outputs
         return {name: call_named(layer, name, x) for name, layer in self.branches}
+
+
+def _expect_some(layer: Layer, branches: tuple[object, ...]) -> None:
+    if not branches:
+        raise UsageError(
+            f"{type(layer).__name__} expected at least one layer; found none",
+            at=layer._source,
+            mend="Identity() stands for the input itself.",
+        )
 
 
 def concat(*xs: Value, axis: int = 1) -> Value:
