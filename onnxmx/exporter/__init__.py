@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxmx.exporter.quantization import quantize
+from onnxmx.exporter.quantization import quantize, report_path
 from onnxmx.exporter.report import FloatNode, Report
 
-__all__ = ["FloatNode", "Report", "quantize"]
+__all__ = ["FloatNode", "Report", "quantize", "report_path"]

@@ -25,7 +25,6 @@ def prepare(model: Model, folder: Path) -> onnx.ModelProto:
     """
     proto = onnx.inliner.inline_local_functions(model.to_proto())
     _check(proto)
-    _name_nodes(proto)
     optimized = _preprocess(proto, folder / "source.onnx", folder / "prepared.onnx")
     # ONNX Runtime may put operators of its own in the place of several standard ones; then its help is not wanted.
     result = proto if _foreign(optimized.graph.node) else optimized

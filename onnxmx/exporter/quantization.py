@@ -185,21 +185,19 @@ class _Search:
         loss = {}
         for index, layer in enumerate(layers if len(layers) > 1 else []):
             self._tell(f"measuring layer {index + 1} of {len(layers)} alone")
-            alone = qdq.quantized(self._proto, ranges, only=[layer])
-            loss[layer] = quality.of(self._finish(alone, self._metadata))["loss"]
+            alone = qdq.finish(qdq.quantized(self._proto, ranges, only=[layer]), self._original, self._metadata)
+            loss[layer] = quality.of(Model(ir.from_proto(alone)))["loss"]
         return sorted(loss, key=loss.__getitem__, reverse=True)
 
     def _try(self, name: str, ranges: Ranges, kept: list[str] | None = None) -> _Candidate:
         kept = kept or []
         self._tell(f"quantizing: {name}" + (f", {len(kept)} layers in float" if kept else ""))
-        model = self._finish(qdq.quantized(self._proto, ranges, keep_float=kept), self._described(name, kept))
-        measured = self._quality.of(model)
+        result = qdq.quantized(self._proto, ranges, keep_float=kept)
+        proto = qdq.finish(result, self._original, self._described(name, kept))
+        measured = self._quality.of(Model(ir.from_proto(proto)))
         attempt = Attempt(name, tuple(kept), self._quality.drop(self._before, measured))
         self.attempts.append(attempt)
-        return _Candidate(model.to_bytes(), measured, attempt)
-
-    def _finish(self, result: onnx.ModelProto, metadata: dict[str, str]) -> Model:
-        return Model(ir.from_proto(qdq.finish(result, self._original, metadata)))
+        return _Candidate(proto.SerializeToString(deterministic=True), measured, attempt)
 
     def _described(self, name: str, kept: list[str]) -> dict[str, str]:
         """The model's metadata, with what was done to it."""

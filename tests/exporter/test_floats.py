@@ -159,6 +159,15 @@ def test_what_stays_float_is_told_with_the_reason(case: Case, tmp_path: Path) ->
     assert not (eight - light) & found.keys()
 
 
+def test_a_softmax_at_the_end_stays_float(tmp_path: Path) -> None:
+    nodes = [make_node("MatMul", ["x", "w"], ["h"], "first"), make_node("Softmax", ["h"], ["y"], "last")]
+    samples = data(8)
+    report = quantize(graph(nodes, {"w": numbers(8, 4)}), samples, samples, tmp_path / "q.onnx", max_drop=1.0)
+    assert report.eight_bit == ("first",)
+    assert [(n.name, n.reason) for n in report.float_nodes] == [("last", "its result is read in float")]
+    assert what_runs(tmp_path / "q.onnx", tmp_path / "optimized.onnx") == ({"first"}, {"last"})
+
+
 def test_a_layer_left_float_is_named(tmp_path: Path) -> None:
     model = CASES[0].model()
     proto = prepare(model, tmp_path)

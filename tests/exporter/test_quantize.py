@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
+from onnx.helper import make_node
 
 from onnxmx.builder import layers as L
 from onnxmx.builder.model import Model, build, load
@@ -22,7 +24,7 @@ from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.evaluate import evaluate
 
 from .conftest import train
-from .graphs import numbers
+from .graphs import graph, labelled, numbers
 from .running import all_eight_bit
 
 
@@ -60,6 +62,11 @@ def test_the_file_is_ordinary_onnx(done: tuple[Path, Report, list[str]], lenet: 
     original = lenet.to_proto()
     assert list(proto.graph.input) == list(original.graph.input)  # names, shapes, the symbolic batch
     assert list(proto.graph.output) == list(original.graph.output)
+    assert not proto.graph.value_info
+    assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
+    used = {name for node in proto.graph.node for name in node.input}
+    assert {t.name for t in proto.graph.initializer} <= used
+    assert not any("bias" in t.name and "zero_point" in t.name for t in proto.graph.initializer)
     weights = {t.name: t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1}
     assert len(weights) == 4
     for tensor in weights.values():
@@ -192,6 +199,41 @@ def test_nothing_foreign_is_printed_or_logged(
     assert records
     assert all(r.getMessage().startswith("mine: ") for r in records)
     assert (logging.root.handlers, logging.root.filters) == (handlers, filters)
+
+
+def test_the_quantizers_own_warnings_stay_inside() -> None:
+    code = """
+import importlib, logging, warnings
+from onnxmx.exporter.quiet import quiet
+with quiet() as ort:
+    module = importlib.import_module("onnxruntime.quantization.quantize")
+    # One goes to the root logger, one to a logger of its own, one to warnings.
+    module.check_static_quant_arguments(ort.QuantFormat.QOperator, ort.QuantType.QInt8, ort.QuantType.QInt8)
+    logging.getLogger("onnxruntime.quantization.shape_inference").error("chatter")
+    warnings.warn("chatter")
+assert not logging.root.handlers, "logging.warning installed one"
+logging.getLogger("onnxruntime").warning("and after it all is as before")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert (run.stdout, run.stderr) == ("", "and after it all is as before\n")
+
+
+def test_functions_of_a_model_are_inlined(tmp_path: Path) -> None:
+    proto = graph(
+        [make_node("Twice", ["x"], ["h"], "t", domain="ai.onnxmx"), make_node("MatMul", ["h", "w"], ["y"])],
+        {"w": numbers(8, 4)},
+        domains={"ai.onnxmx": 1},
+    ).ir
+    twice = onnx.helper.make_function(
+        "ai.onnxmx", "Twice", ["a"], ["b"], [make_node("Add", ["a", "a"], ["b"])], [onnx.helper.make_opsetid("", 20)]
+    )
+    whole = ir.to_proto(proto)
+    whole.functions.append(twice)
+    model = Model(ir.from_proto(whole))
+    x = numbers(64, 8)
+    report = quantize(model, Dataset.from_arrays({"x": x}), labelled(model, x), tmp_path / "q.onnx", max_drop=0.1)
+    assert not onnx.load(tmp_path / "q.onnx").functions
+    assert report.before.quality["accuracy"] == 1.0
 
 
 def test_importing_the_exporter_imports_no_runtime() -> None:
