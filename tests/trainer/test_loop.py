@@ -148,6 +148,11 @@ def test_the_best_model_is_that_of_the_best_validation(
         assert len(lines(tmp_path / "r" / "metrics.jsonl")) == len(path)  # strict JSON: no NaN among them
 
 
+def test_an_epoch_is_measured_by_itself() -> None:
+    """The loss of the k-th epoch is -k, whatever came before."""
+    assert [h["loss"] for h in counter_run([0.0] * 4, True, validation=False).history] == [0.0, -1.0, -2.0, -3.0]
+
+
 def test_without_validation_the_least_training_loss_is_best() -> None:
     """The loss falls in every epoch, whatever the metric says."""
     assert counter_run([0.9, 0.5, 0.1], True, validation=False).model.parameters()["w"] == 3
@@ -217,6 +222,14 @@ def test_a_loss_that_is_not_a_number(tmp_path: Path) -> None:
         assert all(np.isfinite(a).all() for a in state.load(path)[0].values())
     assert mx.load(run / "last.onnx").to_bytes()
     lines(run / "metrics.jsonl")
+
+
+def test_a_gradient_that_is_not_a_number(tmp_path: Path) -> None:
+    """The loss is 0 and its gradient 0 / 0: the parameters are lost, and no checkpoint may keep them."""
+    root = Loss("root", lambda g, y, t: g.sqrt(g.reduce_sum(g.mul(y, 0.0), keepdims=False)), classes=True)
+    with pytest.raises(TrainingError, match="grad_norm expected a finite number; found nan at batch 1 of epoch 1"):
+        mx.fit(blob_net(), TRAIN, loss=root, out=tmp_path / "r", **QUICK | {"checkpoint_s": 0.0})
+    assert not (tmp_path / "r" / "checkpoints").exists()
 
 
 FOREIGN = Dataset.from_arrays(np.zeros((8, 4), np.float32), np.arange(8), classes=[str(k) for k in range(8)])

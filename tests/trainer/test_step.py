@@ -87,6 +87,17 @@ def test_nothing_in_it_is_dead_or_done_twice(name: str) -> None:
         assert all(inside.intersection(node.output) for node in function.node), function.name
 
 
+def test_what_a_model_computes_for_nobody_is_left_out() -> None:
+    def net(x: Any) -> Any:
+        L.Dropout(0.5)(L.tanh(x))
+        return L.Dense(2)(x)
+
+    step = mx.compile_step(mx.build(net, x=("batch", 3)), loss="softmax_cross_entropy", optimizer=mx.SGD())
+    proto = onnx.load_from_string(step.data)
+    assert "Tanh" not in {n.op_type for n in proto.graph.node}
+    assert "Dropout" not in {f.name for f in proto.functions}
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_inputs_and_outputs(name: str) -> None:
     model, step = compiled(name)

@@ -1,6 +1,7 @@
 """A process that trains in forks of itself, so that a test can kill a run without paying for the imports each time.
 
-It reads one JSON object a line, `{"call": ..., ...}`, forks, and writes the child's process id, then its exit status.
+It reads one JSON object a line, `{"call": ..., ...}`, forks, and writes the child's process id; at the next line, its
+exit status.
 No session of ONNX Runtime is ever opened before a fork.
 """
 
@@ -32,13 +33,12 @@ class Worker:
 
     def start(self, call: str, *, stderr: Path, **arguments: Any) -> int:
         """Begin `train` or `resume` in a fork; returns its process id."""
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps({"call": call, "stderr": str(stderr), **arguments}) + "\n")
-        self._process.stdin.flush()
+        self._say(json.dumps({"call": call, "stderr": str(stderr), **arguments}))
         return self._answer()
 
     def wait(self) -> int:
         """The exit code of the child, or minus the signal that ended it."""
+        self._say("")
         return os.waitstatus_to_exitcode(self._answer())
 
     def close(self) -> None:
@@ -47,6 +47,11 @@ class Worker:
         self._process.stdin.close()
         self._process.wait(60)
         self._process.stdout.close()
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
 
     def _answer(self) -> int:
         assert self._process.stdout
@@ -65,6 +70,7 @@ def serve() -> None:
         if child == 0:
             run(json.loads(line))
         print(child, flush=True)
+        sys.stdin.readline()  # until the test asks for its end it stays in the table, and its id is no one else's
         print(os.waitpid(child, 0)[1], flush=True)
 
 
