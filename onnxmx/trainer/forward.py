@@ -71,6 +71,8 @@ def copy_model(g: GraphBuilder, model: Model, values: Values, training: Training
         outputs: Sequence[ir.Value] = rewrite(training, node, inputs) if rewrite and training else g.copy(node, inputs)
         if node.op_type == "MaxPool" and (activation := delayed.get(node.inputs[0])) is not None:
             outputs = g.copy(activation, outputs)
+        for y, out in zip(node.outputs, outputs, strict=False):
+            _keep_sizes(y, out)
         known.update(zip(node.outputs, outputs, strict=False))
     return {v.name or "": found for v in graph.outputs if (found := _known(known, v, None)) is not None}
 
@@ -125,6 +127,16 @@ def _known(
             mend="Take the first output alone.",
         )
     return known[value]
+
+
+def _keep_sizes(y: ir.Value, out: ir.Value) -> None:
+    """Give `out`, the copy of `y`, the sizes that the model knows of it where inference found none.
+
+    A layer knows that Range(Shape(x)[1]) is as long as x; with that, no gradient asks at run time what was broadcast.
+    """
+    if y.shape is not None and out.shape is not None and len(y.shape) == len(out.shape):
+        unknown = ir.SymbolicDim(None)
+        out.shape = ir.Shape([b if a == unknown else a for a, b in zip(out.shape, y.shape, strict=True)])
 
 
 def _may_follow_its_pool(node: ir.Node) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -14,6 +15,7 @@ import onnxmx.builder.layers as L
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import open_session
+from onnxmx.errors import GradientError
 from onnxmx.trainer.autodiff import gradients
 from onnxmx.trainer.engine import OrtEngine
 from onnxmx.trainer.step import initial_state
@@ -100,6 +102,13 @@ def test_the_loss_falls(name: str) -> None:
     assert np.mean(losses[-5:]) < 0.35
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_no_gradient_asks_what_was_broadcast(name: str) -> None:
+    """With the sizes that the layers know, all sums over broadcast axes are settled while the step is compiled."""
+    step = mx.compile_step(MODELS[name](), loss="softmax_cross_entropy", optimizer=mx.SGD(lr=0.1))
+    assert "NonZero" not in [node.op_type for node in onnx.load_from_string(step.data).graph.node]
+
+
 def test_dropout_between_layers_is_active_in_training() -> None:
     data = batch(np.random.default_rng(1))
 
@@ -143,3 +152,43 @@ def test_many_equal_tokens_on_two_threads() -> None:
     for _ in range(5):
         (found,) = session.run(None, {"weight": w, "tokens": index})
         np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_the_gradient_of_rows_of_an_unknown_size() -> None:
+    g = GraphBuilder()
+    x = g.input("x", (4, "n", "m"))
+    y = g.gather(x, np.array([[0, 1], [1, 3]]))
+    (dx,) = gradients(g, g.reduce_sum(g.mul(y, y), keepdims=False), [x])
+    assert dx is not None
+    g.output(dx, "dx")
+    array = np.random.default_rng(1).normal(size=(4, 2, 3)).astype(np.float32)
+    (found,) = open_session(ir.to_proto(g.model()).SerializeToString()).run(None, {"x": array})
+    np.testing.assert_allclose(found, 2 * array * np.array([1, 2, 0, 1])[:, None, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("operator", "gates", "attributes"),
+    [
+        ("LSTM", 4, {"clip": 1.0}),
+        ("LSTM", 4, {"input_forget": 1}),
+        ("LSTM", 4, {"activations": ["Sigmoid", "Relu", "Tanh"]}),
+        ("GRU", 3, {"activations": ["HardSigmoid", "Tanh"]}),
+        ("GRU", 3, {"layout": 1}),
+        ("RNN", 1, {"activations": ["Softsign"]}),
+    ],
+    ids=str,
+)
+def test_what_has_no_gradient_says_so(operator: str, gates: int, attributes: dict[str, Any]) -> None:
+    g = GraphBuilder()
+    x, w, r = g.input("x", (2, 2, 3)), g.input("w", (1, gates * 4, 3)), g.input("r", (1, gates * 4, 4))
+    y, *_ = g.ops(operator, x, w, r, outputs=2, hidden_size=4, **attributes)
+    with pytest.raises(GradientError, match=rf"gradient of {operator} in '{operator}' is (not )?written for"):
+        gradients(g, g.reduce_sum(y, keepdims=False), [w])
+
+
+def test_peepholes_have_no_gradient() -> None:
+    g = GraphBuilder()
+    x, w, r = g.input("x", (2, 2, 3)), g.input("w", (1, 16, 3)), g.input("r", (1, 16, 4))
+    y = g.op("LSTM", x, w, r, None, None, None, None, g.input("p", (1, 12)), hidden_size=4)
+    with pytest.raises(GradientError, match="peepholes"):
+        gradients(g, g.reduce_sum(y, keepdims=False), [w])

@@ -84,8 +84,10 @@ def recurrent(g: GraphBuilder, node: ir.Node, dys: Sequence[MaybeValue], states:
     _refuse_what_is_not_covered(node)
     directions = _directions(g, node, dys, states)
     found = [cell(g, node, d) for _, d in directions]
-    dx = g.sum(*(_flipped(g, node, g.matmul(c.dzx, d.w)) if back else g.matmul(c.dzx, d.w)
-                 for c, (back, d) in zip(found, directions, strict=True)))  # fmt: skip
+    dxs = [g.matmul(c.dzx, d.w) for c, (_, d) in zip(found, directions, strict=True)]
+    dx = g.sum(*(_flipped(g, node, v) if back else v for v, (back, _) in zip(dxs, directions, strict=True)))
+    if (x := node.inputs[0]) is not None and x.shape is not None:
+        dx.shape = ir.Shape(x.shape)
     dw = _stacked(g, [over_steps(g, c.dzx, d.x) for c, (_, d) in zip(found, directions, strict=True)])
     dr = _stacked(g, [c.dr or over_steps(g, c.dzh, d.before) for c, (_, d) in zip(found, directions, strict=True)])
     db = None if directions[0][1].wb is None else _stacked(g, [_bias(g, c) for c in found])
