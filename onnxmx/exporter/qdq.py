@@ -84,7 +84,8 @@ def finish(result: onnx.ModelProto, original: onnx.ModelProto, metadata: dict[st
     graph.name = original.graph.name
     del graph.metadata_props[:]
     del proto.metadata_props[:]
-    onnx.helper.set_model_props(proto, metadata)
+    # Sorted: a model just built and the same one read from its file list theirs in another order.
+    onnx.helper.set_model_props(proto, dict(sorted(metadata.items())))
     proto.producer_name, proto.producer_version = original.producer_name, original.producer_version
     proto.ir_version = IR_VERSION
     del proto.opset_import[:]
