@@ -15,7 +15,6 @@ import onnx
 import onnx.inliner
 import onnx.version_converter
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 
 from onnxmx.builder.guard import graphs, nodes
 from onnxmx.builder.inference import IR_VERSION, OPSET
@@ -30,18 +29,20 @@ _DAMAGED = "The file may be damaged: copy or export it again."
 def normalize(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
     """`proto` in the form that onnxmx writes, checked in full; it may be changed. Raises ModelFileError."""
     version = _settle_versions(proto, what)
-    for graph in graphs(proto):
+    read = _read_names(proto)
+    for graph in list(graphs(proto)):
         graph.name = graph.name or "main"  # the checker insists on a name
-        _leave_training_form(graph, _read_names(proto), version, what)
+        _leave_training_form(graph, read, version, what)
     _drop_inputs_with_numbers(proto.graph)
     for port in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         _mend_sizes(port)
     ours = [(f.domain, f.name) for f in proto.functions if f.domain == _OWN]
     if len(ours) < len(proto.functions):
         proto = onnx.inliner.inline_selected_functions(proto, ours, exclude=True)
-    proto = _checked(proto, what)
+    _check_form(proto, what)
     if version != OPSET:
-        proto = _checked(_convert(proto, version, what), what)
+        proto = _convert(proto, version, what)
+    proto = _checked(_with_output_shapes(proto, what), what)
     if not _all_shapes_known(proto.graph):
         proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     return proto
@@ -49,9 +50,19 @@ def normalize(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
 
 def tidy(model: ir.Model) -> None:
     """Make initializers of Constant nodes, where paddle2onnx and older exporters keep weights; name every node."""
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True)(model)
+    graph = model.graph
+    for node in list(graph):
+        value = node.outputs[0]
+        numbers = ir.convenience.get_const_tensor(value) if node.op_type == "Constant" and node.domain == "" else None
+        if numbers is None or value.is_graph_output() or not value.name:
+            continue
+        weight = ir.Value(name=value.name, type=ir.TensorType(numbers.dtype), shape=ir.Shape(numbers.numpy().shape))
+        weight.const_value = ir.Tensor(numbers.numpy(), dtype=numbers.dtype, name=value.name)
+        value.replace_all_uses_with(weight)
+        graph.remove(node, safe=True)
+        graph.register_initializer(weight)
     taken: set[str] = set()
-    for node in model.graph:
+    for node in graph:
         if not node.name or node.name in taken:
             base = next((v.name for v in node.outputs if v.name), None) or node.op_type
             node.name = next(n for n in _numbered(base) if n not in taken)
@@ -63,10 +74,10 @@ def _numbered(base: str) -> Iterator[str]:
     yield from (f"{base}_{k}" for k in itertools.count(1))
 
 
-def check(proto: onnx.ModelProto, what: str = "the model") -> onnx.ModelProto:
-    """`proto`, once the ONNX checker has passed it in full. Raises ModelFileError."""
+def check(proto: onnx.ModelProto, what: str = "the model", *, full: bool = True) -> onnx.ModelProto:
+    """`proto`, once the ONNX checker has passed it; in full, with its shapes. Raises ModelFileError."""
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        onnx.checker.check_model(proto, full_check=full)
     except Exception as error:  # ValidationError, InferenceError, ValueError, RuntimeError: by what is wrong
         raise ModelFileError(f"{what} is not valid ONNX: {first_line(error)}", mend=_DAMAGED) from error
     return proto
@@ -143,6 +154,44 @@ def _checked(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
             output.type.tensor_type.ClearField("shape")
     # The checker insists on the shape of an output: inference finds it, or its rank stays unknown and is an error.
     return check(onnx.shape_inference.infer_shapes(proto, data_prop=True), what)
+
+
+def _check_form(proto: onnx.ModelProto, what: str) -> None:
+    """Check all but shapes, so that the converter gets no graph that it would stumble over."""
+    copy = onnx.ModelProto.FromString(proto.SerializeToString())
+    for output in copy.graph.output:
+        if _lacks_shape(output):  # the checker insists on one; which one it cannot tell yet
+            output.type.tensor_type.elem_type = output.type.tensor_type.elem_type or onnx.TensorProto.FLOAT
+            output.type.tensor_type.shape.SetInParent()
+    check(copy, what, full=False)
+
+
+def _with_output_shapes(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
+    """The checker insists on type and rank of every output; many exporters leave them out."""
+
+    def unknown(proto: onnx.ModelProto) -> list[str]:
+        return [v.name for v in proto.graph.output if _lacks_shape(v)]
+
+    if not unknown(proto):
+        return proto
+    for output in proto.graph.output:
+        if not output.type.WhichOneof("value"):
+            output.type.tensor_type.SetInParent()
+    proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    if names := unknown(proto):
+        raise ModelFileError(
+            f"{what} expected outputs of known type and rank; found {names[0]!r}, of which neither the file nor ONNX's "
+            "shape inference says them",
+            mend="Export it anew with shapes: onnx.shape_inference, or symbolic_shape_infer of ONNX Runtime.",
+        )
+    return proto
+
+
+def _lacks_shape(port: onnx.ValueInfoProto) -> bool:
+    kind = port.type
+    return not kind.WhichOneof("value") or (
+        kind.HasField("tensor_type") and not (kind.tensor_type.HasField("shape") and kind.tensor_type.elem_type)
+    )
 
 
 def _all_shapes_known(graph: onnx.GraphProto) -> bool:

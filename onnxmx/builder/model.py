@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxmx.builder import weights
+from onnxmx.builder import drawing, weights
 from onnxmx.builder.external import read_external
 from onnxmx.builder.foreign import check as check
 from onnxmx.builder.foreign import first_line, normalize, tidy
@@ -229,6 +229,15 @@ class Model(Surgery):
     def summary(self) -> Summary:
         """Layers, shapes, parameters, floating-point operations and memory. Print it, or take `.to_dict()`."""
         return summarize(self.ir, set(self._parameter_values()), set(self.trainable))
+
+    # --- pictures
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw the graph to an .svg, .png, .pdf or .dot file. Needs the extra `plot`."""
+        drawing.plot(self.ir.graph, path)
+
+    def to_mermaid(self) -> str:
+        """The graph as the text of a Mermaid flowchart."""
+        return drawing.to_mermaid(self.ir.graph)
 
 
 def load(path: str | os.PathLike[str]) -> Model:
