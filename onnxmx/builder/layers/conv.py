@@ -96,6 +96,7 @@ class Conv3D(_Conv):
 class _ConvTranspose(_Conv):
     """Fields and maths of the transposed convolutions."""
 
+    _: KW_ONLY
     output_padding: Size = 0
 
     def __post_init__(self) -> None:

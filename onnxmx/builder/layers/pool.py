@@ -91,6 +91,7 @@ class MaxPool3D(_MaxPool):
 
 @dataclass(frozen=True)
 class _AvgPool(_Pool):
+    _: KW_ONLY
     count_include_pad: bool = False
 
     def forward(self, x: Value) -> Value:
