@@ -113,8 +113,14 @@ def fit_inputs(model: Model, data: Dataset) -> Dataset:
                 f"the model's input {name!r} expected {port.dtype}; found float32, as every input of a dataset is read",
                 mend="Train models of float32 inputs.",
             )
-        expected = (port.shape or ())[1:]
-        if not port.shape or not _agree(expected, shape):
+        if not port.shape:
+            raise DataError(
+                f"the model's input {name!r} expected a first dimension that counts samples; "
+                f"found {'an unknown rank' if port.shape is None else 'a scalar'}",
+                mend="Build or export the model with a batch dimension.",
+            )
+        expected = port.shape[1:]
+        if not _agree(expected, shape):
             raise DataError(
                 f"the model's input {name!r} expected samples of shape {expected}; found {shape} in {data.name}",
                 mend="Train or choose a model for this data, or another dataset.",

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxmx.builder.literals import is_number
 from onnxmx.builder.model import Model, from_bytes, load
 from onnxmx.errors import CheckpointError, TrainingError, UsageError, unknown_name
 from onnxmx.files import write_atomic
@@ -54,16 +55,22 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("log_every", 1)):
-            if getattr(self, name) < low:
-                raise UsageError(f"{name} expected an integer of at least {low}; found {getattr(self, name)}")
+            object.__setattr__(self, name, _integer(name, getattr(self, name), low))
         if self.seed >= 2**63:
             raise UsageError(f"seed expected an integer below 2^63; found {self.seed}")
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"threads expected an integer of at least 1; found {self.threads}")
+        if self.threads is not None:
+            object.__setattr__(self, "threads", _integer("threads", self.threads, 1))
         if self.provider not in ("cpu", "cuda"):
             raise UsageError(f"provider expected 'cpu' or 'cuda'; found {self.provider!r}", mend="Use one of the two.")
-        if not self.checkpoint_s >= 0:  # NaN too
-            raise UsageError(f"checkpoint_s expected a number of at least 0; found {self.checkpoint_s}")
+        if not (is_number(self.checkpoint_s) and self.checkpoint_s >= 0):  # not NaN either
+            raise UsageError(f"checkpoint_s expected a number of at least 0; found {self.checkpoint_s!r}")
+
+
+def _integer(name: str, found: Any, low: int) -> int:
+    """`found`, Python's or numpy's, as an int, which JSON can hold. Raises UsageError for others and below `low`."""
+    if isinstance(found, bool) or not isinstance(found, (int, np.integer)) or found < low:
+        raise UsageError(f"{name} expected an integer of at least {low}; found {found!r}")
+    return int(found)
 
 
 @dataclass
@@ -104,6 +111,7 @@ def fit(
     """
     plan = _plan(plan, options)
     optimizer = Adam() if optimizer is None else optimizer
+    _check_kinds(model, data, validation, optimizer, clip)
     folder = RunDirectory(out) if out is not None else None
     if folder:
         folder.claim(configured=True)
@@ -127,6 +135,23 @@ def fit(
         model.save(folder.last)
         step.save(folder.path, state, {"identity": trainer.identity})
     return trainer.run(Position())
+
+
+def _check_kinds(model: Any, data: Any, validation: Any, optimizer: Any, clip: Any) -> None:
+    """Raises UsageError for what is easily given in place of what `fit` takes."""
+    rows = (
+        ("a model", model, isinstance(model, Model), "Build it first: layer.build(x=('batch', 784))."),
+        ("a dataset", data, isinstance(data, Dataset), _ARRAYS),
+        ("validation data", validation, validation is None or isinstance(validation, Dataset), _ARRAYS),
+        ("an optimizer", optimizer, hasattr(optimizer, "slots"), "For example mx.Adam(lr=1e-3)."),
+        ("a clipping", clip, clip is None or callable(clip), "For example mx.clip_global_norm(1.0)."),
+    )
+    for what, found, fits, mend in rows:
+        if not fits:
+            raise UsageError(f"fit expected {what}; found {type(found).__name__}", mend=mend)
+
+
+_ARRAYS = "Make one of arrays: mx.data.Dataset.from_arrays(x, labels)."
 
 
 def _plan(plan: Plan | None, options: dict[str, Any]) -> Plan:

@@ -161,7 +161,7 @@ OPTIMIZERS: dict[str, Any] = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
 
 
 def _check_lr(optimizer: Adam | SGD) -> None:
-    if isinstance(optimizer.lr, (int, float)):
+    if not callable(optimizer.lr):  # a schedule checks itself
         check_rate(f"{type(optimizer).__name__}'s lr", optimizer.lr)
 
 

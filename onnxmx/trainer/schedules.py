@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.literals import is_number
 from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import UsageError
 
@@ -102,10 +103,10 @@ class WarmupCosine:
 
 def as_schedule(lr: float | Schedule) -> Schedule:
     """A number is a constant schedule."""
-    return Constant(float(lr)) if isinstance(lr, (int, float)) else lr
+    return lr if callable(lr) else Constant(float(lr))
 
 
 def check_rate(what: str, rate: float) -> None:
     """Raises UsageError unless `rate` is a finite number that is not negative."""
-    if not (math.isfinite(rate) and rate >= 0):
-        raise UsageError(f"{what} expected a finite number of at least 0; found {rate}")
+    if not (is_number(rate) and math.isfinite(rate) and rate >= 0):
+        raise UsageError(f"{what} expected a finite number of at least 0; found {rate!r}")

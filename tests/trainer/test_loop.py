@@ -254,6 +254,8 @@ BAD: list[tuple[Any, Dataset, dict[str, Any], type[Exception], str]] = [
      r"expected the inputs \['x'\]; found \['a', 'b'\]"),
     (lambda: mx.build(lambda x: x.builder.cast(x, FLOAT) * 1.0, x=mx.Input(("batch", 4), "int64")),
      data(np.zeros(8, np.int64)), {}, DataError, "input 'x' expected int64; found float32"),
+    (lambda: mx.build(lambda x: L.Dense(3)(x.builder.reshape(x, [1, 1])), x=()),
+     Dataset.from_arrays(np.zeros(8, np.float32), np.zeros(8, np.int64)), {}, DataError, "samples; found a scalar"),
     (lambda: L.Dense(3).build(x=(5, 4)), data(np.zeros(8, np.int64)), {}, DataError, r"x float32 \(5, 4\)"),
     (lambda: mx.build(lambda x: {"a": L.Dense(3)(x), "b": L.Dense(2)(x)}, x=("batch", 4)),
      data(np.zeros(8, np.int64)), {}, ShapeError, "one output"),
@@ -302,6 +304,34 @@ def test_fixed_batches_that_divide_the_data() -> None:
     assert run.history[-1]["loss"] < run.history[0]["loss"]
     with pytest.raises(DataError, match="batches of exactly 15 samples; found 31"):
         evaluate(run.model, TEST)
+
+
+ARRAY = np.zeros((8, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"model": L.Dense(3)}, "a model; found Dense\n  Build it first"),
+        ({"data": ARRAY}, r"a dataset; found ndarray\n  Make one of arrays: mx\.data\.Dataset\.from_arrays"),
+        ({"validation": ARRAY}, "validation data; found ndarray"),
+        ({"optimizer": "adam"}, r"an optimizer; found str\n  For example mx\.Adam"),
+        ({"clip": 1.0}, r"a clipping; found float\n  For example mx\.clip_global_norm"),
+        ({"epochs": 1.5}, "epochs expected an integer of at least 1; found 1.5"),
+        ({"seed": "1"}, "seed expected an integer of at least 0; found '1'"),
+        ({"threads": True}, "threads expected an integer of at least 1; found True"),
+        ({"checkpoint_s": "often"}, "checkpoint_s expected a number of at least 0; found 'often'"),
+    ],
+)
+def test_what_is_easily_given_instead(arguments: dict[str, Any], text: str) -> None:
+    model, given = arguments.pop("model", None) or blob_net(), arguments.pop("data", TRAIN)
+    with pytest.raises(UsageError, match=text):
+        mx.fit(model, given, **arguments)
+
+
+def test_numbers_of_numpy_will_do(tmp_path: Path) -> None:
+    counts = {"epochs": np.int64(1), "batch_size": np.int32(16), "seed": np.uint8(1), "checkpoint_s": np.float32(0)}
+    mx.fit(blob_net(), TRAIN, optimizer=mx.Adam(lr=np.float32(0.1)), out=tmp_path / "r", progress=False, **counts)
 
 
 def test_plan_and_options() -> None:

@@ -140,6 +140,7 @@ def test_a_zero_gradient_moves_nothing() -> None:
     ("make", "text"),
     [
         (lambda: mx.Adam(lr=-1e-3), "Adam's lr expected a finite number of at least 0; found -0.001"),
+        (lambda: mx.Adam(lr="fast"), "Adam's lr expected a finite number of at least 0; found 'fast'"),
         (lambda: mx.AdamW(lr=float("nan")), "AdamW's lr expected a finite number"),
         (lambda: mx.SGD(lr=float("inf")), "SGD's lr expected a finite number"),
         (lambda: mx.Adam(beta1=1.0), r"beta1 expected a number in \[0, 1\); found 1.0"),
