@@ -158,6 +158,14 @@ def test_values_beyond_the_model_in_the_evaluation(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_loss_that_overflows_in_the_evaluation(tmp_path: Path) -> None:
+    huge = Dataset.from_arrays({"x": np.full((4, 8), 3e38, np.float32)}, np.zeros(4, np.int64), name="huge")
+    model = graph([make_node("MatMul", ["x", "w"], ["y"], "m")], {"w": np.full((8, 4), 10, np.float32)})
+    with pytest.raises(DataError, match="expected a finite loss on huge"):
+        quantize(model, data(8), huge, tmp_path / "q.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="found nothing"):
         quantize(tmp_path / "none.onnx", data(8), data(8), tmp_path / "q.onnx")
