@@ -68,7 +68,9 @@ def norm(p: Parameters, x: Array, name: str) -> Array:
     return (x - mean) / np.sqrt(var + 1e-5) * p[f"{name}.weight"] + p[f"{name}.bias"]
 
 
-def transformer(heads: int, first: bool, causal: bool = False, activation: Any = None) -> Callable[..., Array]:
+def transformer(
+    heads: int, first: bool, causal: bool = False, activation: Any = None, rotate: bool = False
+) -> Callable[..., Array]:
     activation = activation or (lambda x: np.maximum(x, 0))
 
     def compute(
@@ -78,7 +80,7 @@ def transformer(heads: int, first: bool, causal: bool = False, activation: Any =
             h = activation(x @ p["linear1.weight"] + p["linear1.bias"])
             return h @ p["linear2.weight"] + p["linear2.bias"]
 
-        parts = [lambda x: attend(inner(p, "attention"), x, x, x, heads, mask, causal)]
+        parts = [lambda x: attend(inner(p, "attention"), x, x, x, heads, mask, causal, rotate)]
         if memory is not None:
             parts.append(lambda x: attend(inner(p, "cross_attention"), x, memory, memory, heads, memory_mask))
         for k, part in enumerate([*parts, feed_forward], 1):

@@ -126,6 +126,9 @@ ROWS = [
     Row(L.TransformerEncoderLayer(2, 7), transformer(2, False)),
     Row(L.TransformerEncoderLayer(2, 7, norm_first=True, activation="tanh", dropout=0.0, causal=True),
         transformer(2, True, True, np.tanh), {"x": X, "mask": MASK}),
+    Row(L.TransformerEncoderLayer(3, 7, rotary=True), transformer(3, False, rotate=True)),
+    Row(L.TransformerDecoderLayer(3, 7, rotary=True), transformer(3, False, True, rotate=True),
+        {"x": X, "memory": MEMORY}),
     Row(L.TransformerDecoderLayer(2, 7), transformer(2, False, True), {"x": X, "memory": MEMORY}),
     Row(L.TransformerDecoderLayer(3, 7, norm_first=True), transformer(3, True, True),
         {"x": X, "memory": MEMORY, "mask": MASK, "memory_mask": MEMORY_MASK}),
@@ -212,10 +215,22 @@ def test_what_the_parameters_start_from() -> None:
     np.testing.assert_array_equal(p["0.bias"], bias.reshape(2, 256))
     for gate in p["0.recurrent_weight"].reshape(8, 32, 32):
         np.testing.assert_allclose(gate @ gate.T, np.eye(32), atol=1e-5)
+    assert len({gate.tobytes() for gate in p["0.recurrent_weight"].reshape(8, 32, 32)}) == 8
     # Xavier over one gate: uniform with variance 2 / (96 + 32).
     assert abs(p["0.weight"].var() * 64 - 1) < 0.05
     cell = L.Unroll(L.LSTMCell(3)).build(x=("batch", 2, 6)).parameters()
     np.testing.assert_array_equal(cell["cell.bias"], [0] * 6 + [1] * 3 + [0] * 3)
+
+
+def test_where_dropout_stands() -> None:
+    def dropouts(layer: L.Layer) -> list[str]:
+        nodes = layer.build(x=TIMES).ir.graph
+        return [str(node.name).removesuffix(".Dropout") for node in nodes if node.op_type == "Dropout"]
+
+    assert dropouts(L.MultiHeadAttention(2, dropout=0.1)) == ["dropout"]
+    assert dropouts(L.TransformerEncoderLayer(2, 7)) == ["attention.dropout", "dropout1", "dropout", "dropout2"]
+    assert dropouts(L.TransformerEncoderLayer(2, 7, dropout=0.0)) == []
+    assert dropouts(L.LSTM(4, layers=3, dropout=0.1)) == ["1.dropout", "2.dropout"]
 
 
 def test_a_layer_used_twice_shares_its_parameters() -> None:
