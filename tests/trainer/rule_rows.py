@@ -104,6 +104,8 @@ CASES = [
     resize(IMAGE, scales=[1, 1, 2, 2]),
     resize(IMAGE, scales=[1, 1, 1.6, 0.5], nearest_mode="ceil", coordinate_transformation_mode="asymmetric"),
     resize(IMAGE, sizes=[7, 2], axes=[2, 3], nearest_mode="round_prefer_ceil"),
+    # Half-way between two elements, where the two ways to round differ.
+    *(resize(IMAGE, scales=[1, 1, 1, 0.5], nearest_mode=m) for m in ("round_prefer_floor", "round_prefer_ceil")),
     resize(IMAGE, scales=[1, 1, 2, 2], mode="linear"),
     resize(IMAGE, scales=[1, 1, 2.5, 1], mode="linear"),
     resize(IMAGE, sizes=[8, 9], axes=[2, 3], mode="linear", coordinate_transformation_mode="align_corners"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -241,3 +242,27 @@ def test_ties_share_the_gradient() -> None:
     )
     _, dx = onnx.reference.ReferenceEvaluator(proto).run(None, {"x0": np.ones((1, 1, 2, 2))})
     np.testing.assert_allclose(dx, np.full((1, 1, 2, 2), np.sin(1.0) / 4), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda g, x: g.op("GlobalMaxPool", x),
+        lambda g, x: g.op("ReduceMax", x, np.array([2, 3], np.int64)),
+        lambda g, x: g.op("ReduceMin", x, np.array([2, 3], np.int64)),
+    ],
+)
+def test_tied_extremes_share_the_gradient(make: Callable[..., Any]) -> None:
+    proto = loss_and_gradients(make, [np.ones((1, 1, 2, 2))])
+    _, dx = onnx.reference.ReferenceEvaluator(proto).run(None, {"x0": np.ones((1, 1, 2, 2))})
+    np.testing.assert_allclose(dx, np.full((1, 1, 2, 2), np.sin(1.0) / 4), rtol=1e-6)
+
+
+def test_a_value_on_its_bound_is_its_own() -> None:
+    """Where x is the bound of a Clip, x gets the gradient and the bound none: it is not counted twice."""
+    arrays = [np.array([0.0, 1.0, 2.0]), np.array(0.0), np.array(1.0)]
+    proto = loss_and_gradients(lambda g, *xs: g.op("Clip", *xs), arrays)
+    feeds = {f"x{k}": a for k, a in enumerate(arrays)}
+    _, dx, low, high = onnx.reference.ReferenceEvaluator(proto).run(None, feeds)
+    np.testing.assert_allclose(dx, np.sin([1.0, 2.0, 3.0]) * [1, 1, 0], rtol=1e-6)
+    np.testing.assert_allclose([low, high], [0, np.sin(3.0)], rtol=1e-6)

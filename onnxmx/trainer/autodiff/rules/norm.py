@@ -79,20 +79,20 @@ def instance_norm(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 def local_response_norm(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy s^-beta - 2 alpha beta / size * x * sum(dy * x * s^(-beta - 1)),  s = bias + alpha / size * sum(x^2)
 
-    y = x s^-beta; the first sum goes over the channels that x_c counts for, the second over those that count for x_c.
+    y = x s^-beta, the sums over neighbouring channels. ONNX Runtime takes odd sizes alone: who is near is mutual.
     """
     x = node.inputs[0]
     assert x is not None
     size = node.attributes["size"].as_int()
     alpha, beta = node.attributes.get_float("alpha", 1e-4), node.attributes.get_float("beta", 0.75)
     channels = static(x, 1)
-    # Which channels (columns) count for which (rows): a product with this matrix sums over neighbours.
-    offset = np.arange(channels)[None, :] - np.arange(channels)[:, None]
-    near = ((offset >= -((size - 1) // 2)) & (offset <= size // 2)).astype(np.float32) * (alpha / size)
+    # A product with this matrix sums over neighbours.
+    distance = np.abs(np.arange(channels)[None, :] - np.arange(channels)[:, None])
+    near = g.cast_like((distance <= size // 2).astype(np.float32) * (alpha / size), x)
     rows, d = (g.reshape(v, [0, channels, -1]) for v in (x, dy))
-    s = g.add(g.matmul(g.cast_like(near, x), g.mul(rows, rows)), node.attributes.get_float("bias", 1.0))
+    s = g.add(g.matmul(near, g.mul(rows, rows)), node.attributes.get_float("bias", 1.0))
     power = g.mul(d, g.pow(s, -beta))
-    back = g.matmul(g.cast_like(near.T.copy(), x), g.div(g.mul(power, rows), s))
+    back = g.matmul(near, g.div(g.mul(power, rows), s))
     return g.reshape_like(g.sub(power, g.mul(g.mul(rows, 2.0 * beta), back)), x)
 
 
