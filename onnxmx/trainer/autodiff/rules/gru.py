@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.scan import scan
 from onnxmx.trainer.autodiff.registry import gradient
-from onnxmx.trainer.autodiff.rules.recurrent import CellGradient, Direction, over_steps, recurrent
+from onnxmx.trainer.autodiff.rules.recurrent import CellGradient, Direction, as_rows, as_steps, over_steps, recurrent
 from onnxmx.trainer.autodiff.shapes import static
 
 
@@ -92,5 +92,5 @@ def _slope(g: GraphBuilder, gate: Value) -> Value:
 
 
 def _product(g: GraphBuilder, x: ir.Value, w: ir.Value, bias: ir.Value | None) -> Value:
-    y = g.matmul(x, g.transpose(w, [1, 0]))
-    return y if bias is None else g.add(y, bias)
+    """x W^T + bias"""
+    return as_steps(g, g.gemm(as_rows(g, x), w, bias, transB=1), x)

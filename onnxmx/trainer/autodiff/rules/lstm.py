@@ -12,6 +12,8 @@ from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.rules.recurrent import (
     CellGradient,
     Direction,
+    as_rows,
+    as_steps,
     carry_past_the_end,
     gradient_of_output,
     one_step_earlier,
@@ -50,9 +52,9 @@ def _cell(g: GraphBuilder, node: ir.Node, d: Direction) -> CellGradient:
 def _local_derivatives(g: GraphBuilder, d: Direction) -> tuple[Value, Value, Value]:
     """For all steps at once: dc/dh, dz/(dc, dh, dc, dc), and the factor that takes dc one step back."""
     units = static(d.r, 1)
-    z = g.add(g.matmul(d.x, g.transpose(d.w, [1, 0])), g.matmul(d.before, g.transpose(d.r, [1, 0])))
-    if d.wb is not None:
-        z = g.add(z, g.add(d.wb, d.rb))
+    bias = None if d.wb is None else g.add(d.wb, d.rb)
+    through_x = g.gemm(as_rows(g, d.x), d.w, bias, transB=1)
+    z = as_steps(g, g.gemm(as_rows(g, d.before), d.r, through_x, transB=1), d.y)
     gates, a = g.ops("Split", z, g.constant([3 * units, units]), outputs=2, axis=2)
     gates, a = g.op("Sigmoid", gates), g.op("Tanh", a)
     i, o, f = g.ops("Split", gates, outputs=3, axis=2, num_outputs=3)

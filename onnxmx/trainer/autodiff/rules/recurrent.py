@@ -97,7 +97,20 @@ def recurrent(g: GraphBuilder, node: ir.Node, dys: Sequence[MaybeValue], states:
 
 def over_steps(g: GraphBuilder, dz: Value, x: ir.Value) -> Value:
     """The sum of dz^T x over all steps and samples, as one product.   (t, n, a), (t, n, b) -> (a, b)"""
-    return g.gemm(g.reshape(dz, [-1, static(dz, 2)]), g.reshape(x, [-1, static(x, 2)]), transA=1)
+    return g.gemm(as_rows(g, dz), as_rows(g, x), transA=1)
+
+
+def as_rows(g: GraphBuilder, x: ir.Value) -> Value:
+    """All steps and samples as the rows of one matrix, for Gemm, which adds a bias or a second product for nothing."""
+    return g.reshape(x, [-1, static(x, 2)])
+
+
+def as_steps(g: GraphBuilder, rows: Value, like: ir.Value) -> Value:
+    """The rows of all steps and samples as a sequence again.   (t n, units) -> (t, n, units)"""
+    units = static(rows, 1)
+    out = g.reshape(rows, g.concat([g.op("Shape", like, start=0, end=2), np.array([units])], 0))
+    out.shape = None if like.shape is None else ir.Shape([like.shape[0], like.shape[1], units])
+    return out
 
 
 def _bias(g: GraphBuilder, cell: CellGradient) -> Value:
