@@ -102,6 +102,10 @@ CASES = [
     Case("Pad", ((3, 4), ()), make=lambda g, x, v: g.op("Pad", x, np.array([1, 0, 0, 2], np.int64), v), label="value"),
     resize(IMAGE, scales=[1, 1, 2, 3], coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
     resize(IMAGE, scales=[1, 1, 2, 2]),
+    resize((1, 2, 3, 40), scales=[1, 1, 3, 2]),
+    resize((2, 3, 4), scales=[1, 1, 3]),
+    resize((1, 2, 3, 2, 3), scales=[1, 1, 2, 1, 3]),
+    resize((2, 3, 4, 5), scales=[1, 2, 2, 1]),
     resize(IMAGE, scales=[1, 1, 1.6, 0.5], nearest_mode="ceil", coordinate_transformation_mode="asymmetric"),
     resize(IMAGE, sizes=[7, 2], axes=[2, 3], nearest_mode="round_prefer_ceil"),
     # Half-way between two elements, where the two ways to round differ.

@@ -64,38 +64,38 @@ def _tiles(window: Window) -> bool:
 
 def _max_of_tiles(g: GraphBuilder, x: ir.Value, y: ir.Value, dy: ir.Value, window: Window) -> Value:
     """Stretch y back over its tiles and compare: quicker than indices. The tied elements of a tile share dy."""
-    chosen = g.cast_like(g.equal(x, _stretch(g, y, x, window)), dy)
-    ties = _tile_sums(g, chosen, y, window)
-    return g.mul(chosen, _stretch(g, g.div(dy, ties), x, window))
+    chosen = g.cast_like(g.equal(x, _stretch(g, y, x, window.kernel)), dy)
+    ties = tile_sums(g, chosen, y, window.kernel)
+    return g.mul(chosen, _stretch(g, g.div(dy, ties), x, window.kernel))
 
 
 # Up to this width a product with a 0-1 matrix stretches a row quicker than Resize does; its cost grows with the width.
 _NARROW = 32
 
 
-def _stretch(g: GraphBuilder, t: ir.Value, x: ir.Value, window: Window) -> Value:
+def _stretch(g: GraphBuilder, t: ir.Value, x: ir.Value, kernel: list[int]) -> Value:
     """Each element of t repeated over its tile of x."""
-    if (matrix := _tile_matrix(g, t, window)) is not None:
+    if (matrix := _tile_matrix(g, t, kernel)) is not None:
         return g.reshape_like(g.matmul(g.reshape(t, [-1, static(t, 3)]), matrix), x)
-    scales = np.array([1, 1, *window.kernel], np.float32)
+    scales = np.array([1, 1, *kernel], np.float32)
     how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     return g.op("Resize", t, None, scales, **how)
 
 
-def _tile_sums(g: GraphBuilder, x: ir.Value, t: ir.Value, window: Window) -> Value:
+def tile_sums(g: GraphBuilder, x: ir.Value, t: ir.Value, kernel: list[int]) -> Value:
     """The sum of each tile of x, in the shape of t."""
-    if (matrix := _tile_matrix(g, t, window)) is not None:
-        rows = g.reshape(x, [-1, static(t, 3) * math.prod(window.kernel)])
+    if (matrix := _tile_matrix(g, t, kernel)) is not None:
+        rows = g.reshape(x, [-1, static(t, 3) * math.prod(kernel)])
         return g.reshape_like(g.gemm(rows, matrix, transB=1), t)
-    mean = g.op("AveragePool", x, kernel_shape=window.kernel, strides=window.stride)
-    return g.mul(mean, math.prod(window.kernel))
+    mean = g.op("AveragePool", x, kernel_shape=kernel, strides=kernel)
+    return g.mul(mean, math.prod(kernel))
 
 
-def _tile_matrix(g: GraphBuilder, t: ir.Value, window: Window) -> Value | None:
+def _tile_matrix(g: GraphBuilder, t: ir.Value, kernel: list[int]) -> Value | None:
     """The 0-1 matrix that stretches one row of t to the rows of its tiles, (width, height of a tile * width of x)."""
-    if len(window.kernel) != 2 or static(t, 3) > _NARROW:
+    if len(kernel) != 2 or static(t, 3) > _NARROW:
         return None
-    rows, columns = window.kernel
+    rows, columns = kernel
     row = np.kron(np.eye(static(t, 3)), np.ones((1, columns)))
     return g.cast_like(np.tile(row, (1, rows)).astype(np.float32), t)
 
