@@ -6,7 +6,6 @@ import onnx_ir as ir
 
 _SETTINGS: dict[str, range] = {
     "BatchNormalization": range(3, 5),
-    "Clip": range(1, 3),
     "DequantizeLinear": range(1, 3),
     "Dropout": range(1, 3),
     "NonMaxSuppression": range(5),

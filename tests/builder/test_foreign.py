@@ -307,3 +307,22 @@ def test_external_weights(tmp_path: Path) -> None:
     found = load(path).parameters()
     assert all((found[name] == x).all() for name, x in model.parameters().items())
     assert load(path)(x := array(2, 1, 8, 8)).tolist() == model(x).tolist()
+
+
+def test_inputs_with_numbers_are_none() -> None:
+    proto = file(20, [node("Reshape", ["x", "to"], ["y"])], [2, 3], {"to": np.array([3, 2])})
+    proto.graph.input.append(port("to", [2], TensorProto.INT64))
+    saved = from_bytes(proto.SerializeToString()).to_proto()
+    assert [v.name for v in saved.graph.input] == ["x"]
+
+
+def test_settings_are_not_weights() -> None:
+    nodes = [
+        node("Pow", ["x", "power"], ["p"]),
+        node("Transpose", ["w"], ["wt"]),
+        node("MatMul", ["p", "wt"], ["m"]),
+        node("Mul", ["m", "scale"], ["y"]),
+    ]
+    weights = {"power": array(3), "w": array(3, 3), "scale": array(3)}
+    model = from_bytes(file(20, nodes, ["n", 3], weights).SerializeToString())
+    assert list(model.parameters()) == model.trainable == ["w", "scale"]
