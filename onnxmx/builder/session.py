@@ -8,12 +8,17 @@ from typing import Any
 from onnxmx.errors import GraphError, MissingExtraError, OnnxmxError, UsageError
 
 
-def runtime() -> Any:
-    """The onnxruntime package. Raises MissingExtraError where it is not installed."""
+def runtime(purpose: str = "Running a graph") -> Any:
+    """The onnxruntime package, its telemetry off. Raises MissingExtraError, which names `purpose`, without it.
+
+    From 1.31 on, official builds for Linux and macOS report each process and session to their maker unless this
+    variable says otherwise before the first import. A user who sets it to 0 keeps that.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError:
-        raise MissingExtraError("onnxruntime", "cpu", "Running a graph") from None
+        raise MissingExtraError("onnxruntime", "cpu", purpose) from None
     return onnxruntime
 
 

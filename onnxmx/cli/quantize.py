@@ -35,7 +35,7 @@ def quantize(model: str, data: str, data_dir: str | None, out: str | None, **opt
     """Quantize a model to 8-bit integers, and measure what that changes.
 
     MODEL is an .onnx file. Ranges are calibrated on the train split of the dataset; accuracy, size and latency before
-    and after are measured on the test split and this machine, and written to a .report.json beside the quantized file.
+    and after are measured on the test split and this machine, and written to report.json beside the quantized file.
     Nothing is written where the model would become worse by more than --max-drop.
     """
     from onnxmx.exporter import quantize as library

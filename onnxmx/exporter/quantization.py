@@ -47,7 +47,7 @@ def quantize(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Write `model` with int8 weights and uint8 activations to `out`, and the report to `report_path(out)`.
+    """Write `model` with weights and activations in 8 bits to `out`, and the report to `report_path(out)`.
 
         report = mx.quantize("lenet.onnx", mx.data.digits("train"), mx.data.digits("test"), "lenet.int8.onnx")
         print(report)
@@ -109,12 +109,19 @@ def quantize(
 
 
 def report_path(out: str | os.PathLike[str]) -> Path:
-    """Where the report of the model at `out` is: `lenet.int8.onnx` has `lenet.int8.report.json` beside it.
+    """Where the report of the model at `out` is: `report.json` beside it.
 
-    Not plain `report.json`: a folder may hold several models.
+    Where that speaks of another model of the folder, `lenet.int8.report.json` for `lenet.int8.onnx`.
     """
     out = Path(out)
-    return out.with_name(out.name.removesuffix(".onnx") + ".report.json")
+    plain = out.with_name("report.json")
+    try:
+        taken = json.loads(plain.read_bytes()).get("output") != out.name
+    except FileNotFoundError:
+        taken = False
+    except (OSError, ValueError, AttributeError):
+        taken = True  # a file of the user's own
+    return out.with_name(out.name.removesuffix(".onnx") + ".report.json") if taken else plain
 
 
 @dataclass(frozen=True)
@@ -203,7 +210,7 @@ class _Search:
         """The model's metadata, with what was done to it."""
         origin = {
             "weights": "int8 per channel",
-            "activations": "uint8",
+            "activations": qdq.activation_type(self._proto),
             "ranges": name,
             "samples": self._calibrated.samples,
             "data": self._calibrated.digest,

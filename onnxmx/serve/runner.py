@@ -5,20 +5,12 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from onnxmx.errors import MissingExtraError, ModelFileError
+from onnxmx.builder.session import runtime
+from onnxmx.errors import ModelFileError
 from onnxmx.serve.protocol import Signature, encode_response, parse_request
 from onnxmx.serve.tensors import DATATYPES, RequestError, TensorSpec
-
-
-def onnxruntime() -> ModuleType:
-    """The runtime.  Raises MissingExtraError when it is not installed."""
-    try:
-        return importlib.import_module("onnxruntime")
-    except ModuleNotFoundError:
-        raise MissingExtraError("onnxruntime", "cpu", "serving a model") from None
 
 
 class Runner:
@@ -28,7 +20,7 @@ class Runner:
     """
 
     def __init__(self, path: Path, model: str, version: str, *, threads: int) -> None:
-        ort = onnxruntime()
+        ort = runtime("serving a model")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

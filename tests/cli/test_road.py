@@ -211,7 +211,7 @@ def test_a_quantized_file_lies_beside_its_model(
     model = tmp_path / "net.onnx"
     shutil.copy(trained.model, model)
     assert here(capsys, "quantize", model, "--data", "digits", "--calibration-samples", 64).code == 0
-    assert {p.name for p in tmp_path.iterdir()} == {"net.onnx", "net.int8.onnx", "net.int8.report.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {"net.onnx", "net.int8.onnx", "report.json"}
 
 
 def test_serving(trained: Trained, tmp_path: Path) -> None:

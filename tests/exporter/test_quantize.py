@@ -18,7 +18,7 @@ from onnx.helper import make_node
 
 from onnxmx.builder import layers as L
 from onnxmx.builder.model import Model, build, load
-from onnxmx.exporter import Report, quantize
+from onnxmx.exporter import Report, qdq, quantize
 from onnxmx.exporter.quantization import report_path
 from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.evaluate import evaluate
@@ -87,10 +87,10 @@ def test_the_metadata_stays_and_says_what_was_done(done: tuple[Path, Report, lis
 
 def test_the_report_lies_beside_the_file(done: tuple[Path, Report, list[str]]) -> None:
     out, report, _ = done
-    assert report_path(out) == out.with_name("lenet.int8.report.json")
+    assert report_path(out) == out.with_name("report.json")
     assert json.loads(report_path(out).read_text()) == report.to_dict()
     assert report.to_dict()["ratio"]["size"] == report.size_ratio
-    assert sorted(p.name for p in out.parent.iterdir()) == ["lenet.int8.onnx", "lenet.int8.report.json"]
+    assert sorted(p.name for p in out.parent.iterdir()) == ["lenet.int8.onnx", "report.json"]
     assert report.eight_bit == ("0.Conv", "1.MaxPool", "2.Conv", "3.MaxPool", "4.Flatten", "5.Gemm", "6.Gemm")
     assert report.float_nodes == ()
     assert (report.calibration.samples, report.calibration.split) == (512, "train")
@@ -239,3 +239,25 @@ def test_functions_of_a_model_are_inlined(tmp_path: Path) -> None:
 def test_importing_the_exporter_imports_no_runtime() -> None:
     code = "import sys, onnxmx.exporter; sys.exit('onnxruntime' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
+def test_a_report_of_another_model_or_of_the_user_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "lenet.int8.onnx"
+    own = out.with_name("lenet.int8.report.json")
+    for text, expected in (
+        ('{"output": "lenet.int8.onnx"}', "report.json"),
+        ('{"output": "other.onnx"}', own.name),
+        ("[1]", own.name),
+        ("not JSON", own.name),
+    ):
+        (tmp_path / "report.json").write_text(text)
+        assert report_path(out).name == expected, text
+
+
+def test_activations_are_signed_on_a_chain_and_unsigned_elsewhere(done: tuple[Path, Report, list[str]]) -> None:
+    zero_points = {n.input[2] for n in onnx.load(done[0]).graph.node if n.op_type == "QuantizeLinear"}
+    types = {t.data_type for t in onnx.load(done[0]).graph.initializer if t.name in zero_points}
+    branch = L.Sequential(L.Conv2D(4, 3, padding="same"), L.Residual(L.Conv2D(4, 3, padding="same")), L.Flatten())
+    assert types == {onnx.TensorProto.INT8}
+    assert qdq.activation_type(branch.build(image=("batch", 1, 8, 8)).to_proto()) == "uint8"
+    assert json.loads(load(done[0]).metadata["onnxmx.quantization"])["activations"] == "int8"
