@@ -201,8 +201,8 @@ def test_a_fixed_batch_becomes_symbolic() -> None:
 
 @pytest.mark.parametrize(
     ("perm", "to"),
-    [((1, 0, 2), [1, -1]), ((1, 0, 2), [3, 4]), ((0, 1, 2), [12]), ((0, 1, 2), [3, 4])],
-    ids=["rest", "all", "gone", "no batch"],
+    [((1, 0, 2), [1, -1]), ((1, 0, 2), [3, 4]), ((0, 1, 2), [12]), ((0, 1, 2), [3, 4]), ((1, 0, 2), [2, 1, -1])],
+    ids=["rest", "all", "gone", "no batch", "other sizes before it"],
 )
 def test_a_batch_that_cannot_be_freed(perm: tuple[int, ...], to: list[int]) -> None:
     model = fixed(
@@ -212,6 +212,11 @@ def test_a_batch_that_cannot_be_freed(perm: tuple[int, ...], to: list[int]) -> N
     )  # fmt: skip
     with pytest.raises(ShapeError, match="expected to follow the dimension 'batch'; found the old size 1"):
         model.resize(x=("batch", 3, 4))
+
+
+def test_a_new_axis_beside_a_free_batch() -> None:
+    model = fixed(helper.make_node("Reshape", ["x", "to"], ["y"]), x=(1, 3, 4), to=[-1, 1, 12])
+    assert checked(model.resize(x=("batch", 3, 4)))(np.zeros((5, 3, 4))).shape == (5, 1, 12)
 
 
 def test_another_image_size() -> None:
