@@ -13,7 +13,7 @@ import pytest
 import onnxmx.builder.layers as L
 from onnxmx.builder.graph import Value
 from onnxmx.builder.model import Input, Model, build
-from onnxmx.errors import DataError
+from onnxmx.errors import DataError, GraphError, UsageError
 from tests import recurrent
 from tests.builder.layer_table import Array, assert_clean
 from tests.builder.sequence_equations import attend, embed, inner, rotary, sinusoidal, stack, transformer, unrolled
@@ -297,3 +297,18 @@ def test_every_sequence_layer_has_a_row() -> None:
     } - {L.Cell}  # fmt: skip
     cells = {type(row.layer.cell) for row in ROWS if isinstance(row.layer, L.Unroll)}
     assert layers == {type(row.layer) for row in ROWS} | cells
+
+
+def test_a_cell_that_loses_a_state() -> None:
+    @dataclass(frozen=True)
+    class Forgetful(L.LSTMCell):
+        def forward(self, x: Value, h: Value, c: Value) -> Any:
+            return h
+
+    with pytest.raises(GraphError, match=r"Forgetful expected its forward to return 2 states(?s:.)*\(h,\)"):
+        L.Unroll(Forgetful(4)).build(x=STATIC["x"])
+
+
+def test_forget_bias_of_another_shape() -> None:
+    with pytest.raises(UsageError, match=r"forget_bias expected a bias of four gates.*found \(6,\)"):
+        L.Dense(6, bias_init="forget_bias").build(x=("batch", 2)).parameters()
