@@ -228,7 +228,8 @@ class Model(Surgery):
 
     def summary(self) -> Summary:
         """Layers, shapes, parameters, floating-point operations and memory. Print it, or take `.to_dict()`."""
-        return summarize(self.ir, set(self._parameter_values()), set(self.trainable))
+        learned = set(weights.trainable_at_all(self.ir.graph, self._listed()))
+        return summarize(self.ir, learned, set(self.trainable), set(self._parameter_values()) - learned)
 
     # --- pictures
     def plot(self, path: str | os.PathLike[str]) -> None:

@@ -21,7 +21,8 @@ _MOVES = {"Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "
 class Row:
     """One layer with nodes of its own. flops counts a multiply-add as two, for one sample.
 
-    output: the shape of its last value. trainable, frozen: how its parameters divide; running statistics are frozen.
+    output: the shape of its last value. trainable, frozen: how its parameters divide. statistics: the numbers that
+    batch normalization keeps of its inputs; they are no parameters.
     """
 
     layer: str
@@ -30,6 +31,7 @@ class Row:
     parameters: int = 0
     trainable: int = 0
     frozen: int = 0
+    statistics: int = 0
     flops: int = 0
 
 
@@ -42,6 +44,7 @@ class Branch:
     parameters: int = 0
     trainable: int = 0
     frozen: int = 0
+    statistics: int = 0
     flops: int = 0
     operators: list[str] = field(default_factory=list)
     children: list[Branch] = field(default_factory=list)
@@ -52,6 +55,7 @@ class Branch:
         self.parameters += row.parameters
         self.trainable += row.trainable
         self.frozen += row.frozen
+        self.statistics += row.statistics
         self.flops += row.flops
         if not path:
             self.operators += row.operators
@@ -73,7 +77,11 @@ class Branch:
 
 @dataclass
 class Summary:
-    """The layers of a model and their totals; sizes in bytes, activations for one sample."""
+    """The layers of a model and their totals; sizes in bytes, activations for one sample.
+
+    parameters: as papers and other libraries count them, without the running statistics of batch normalization, which
+    stand beside them. parameter_bytes: of both, as the file holds them.
+    """
 
     rows: list[Row]
     inputs: dict[str, str]
@@ -81,6 +89,7 @@ class Summary:
     parameters: int
     trainable: int
     frozen: int
+    statistics: int
     flops: int
     parameter_bytes: int
     activation_bytes: int
@@ -102,28 +111,34 @@ class Summary:
         body = [line for child in root.children for line in child.lines()]
         if root.operators:
             own = next(r for r in self.rows if not r.layer)
-            body.append(next(Branch("(model)", own.output, own.parameters, own.trainable, own.frozen, own.flops,
-                                    own.operators).lines()))  # fmt: skip
+            whole = Branch("(model)")
+            whole.add(own, [])
+            body.append(next(whole.lines()))
         widths = [max(len(row[k]) for row in (head, *body)) for k in range(len(head))]
         lines = ["  ".join(c.ljust(w) if k < 3 else c.rjust(w) for k, (c, w) in enumerate(zip(r, widths, strict=True)))
                  for r in (head, *body)]  # fmt: skip
         ports = [f"{kind} {name} {shape}" for kind, shapes in (("input", self.inputs), ("output", self.outputs))
                  for name, shape in shapes.items()]  # fmt: skip
+        kept = f" and running statistics {self.statistics:,}" if self.statistics else ""
         return "\n".join(
             [
                 *lines,
                 "",
                 *ports,
-                f"parameters {self.parameters:,} ({self.trainable:,} trainable), {self.parameter_bytes / 1e6:,.2f} MB",
+                f"parameters {self.parameters:,} ({self.trainable:,} trainable){kept}, "
+                f"{self.parameter_bytes / 1e6:,.2f} MB",
                 f"one sample: {self.flops / 1e6:,.2f} MFLOP, activations {self.activation_bytes / 1e6:,.2f} MB",
             ]
         )
 
 
-def summarize(model: ir.Model, parameters: Collection[str], trainable: Collection[str]) -> Summary:
+def summarize(
+    model: ir.Model, parameters: Collection[str], trainable: Collection[str], statistics: Collection[str] = ()
+) -> Summary:
     """Group the nodes of a model by the layer that their names follow.
 
-    parameters, trainable: the names of initializers that are parameters, and of those that training changes.
+    parameters, trainable, statistics: the names of initializers that are parameters, of those of them that training
+    changes, and of running statistics.
     """
     rows: dict[str, Row] = {}
     seen: set[str] = set()
@@ -137,14 +152,20 @@ def summarize(model: ir.Model, parameters: Collection[str], trainable: Collectio
         row.flops += _flops(node)
         activation_bytes += _elements(out.shape) * (out.dtype.itemsize if out.dtype is not None else 4)
         for value in node.inputs:
-            if value is not None and value.name in parameters and value.name not in seen:
-                seen.add(value.name or "")
+            if value is None or value.name in seen:
+                continue
+            seen.add(value.name or "")
+            if value.name in parameters:
                 row.parameters += _elements(value.shape)
                 row.trainable += _elements(value.shape) if value.name in trainable else 0
+            elif value.name in statistics:
+                row.statistics += _elements(value.shape)
     for row in rows.values():
         row.frozen = row.parameters - row.trainable
-    total = sum(_elements(graph.initializers[name].shape) for name in parameters)
-    trained = sum(_elements(graph.initializers[name].shape) for name in trainable)
+    total, trained, kept = (
+        sum(_elements(graph.initializers[name].shape) for name in names)
+        for names in (parameters, trainable, statistics)
+    )
     return Summary(
         rows=list(rows.values()),
         inputs={v.name or "": show_shape(v.shape) for v in real_inputs(graph)},
@@ -152,8 +173,9 @@ def summarize(model: ir.Model, parameters: Collection[str], trainable: Collectio
         parameters=total,
         trainable=trained,
         frozen=total - trained,
+        statistics=kept,
         flops=sum(r.flops for r in rows.values()),
-        parameter_bytes=4 * total,
+        parameter_bytes=4 * (total + kept),
         activation_bytes=int(activation_bytes),
     )
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from onnxmx.builder import layers as L
+from onnxmx.models.registry import Shape, images, model
 
 
-def lenet(input: Sequence[int] = (1, 28, 28), classes: int = 10, activation: str = "relu") -> L.Layer:
+@model(images)
+def lenet(input: Shape = (1, 28, 28), classes: int = 10, activation: str = "relu") -> L.Layer:
     """Two convolutions with pooling, then two dense layers: 20 and 50 channels, 500 units.
 
     input: (channels, height, width) of one sample; images smaller than 16 pixels are padded so that they last through

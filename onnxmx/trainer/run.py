@@ -14,8 +14,9 @@ from typing import Any
 
 from onnxmx import models
 from onnxmx.builder.layers import Layer
-from onnxmx.builder.model import Model, load
+from onnxmx.builder.model import InputSpec, Model, load
 from onnxmx.builder.source import line_of
+from onnxmx.builder.values import Dim
 from onnxmx.errors import CheckpointError, ModelFileError, OnnxmxError, UsageError, unknown_name
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.data import Dataset, get_dataset
@@ -111,12 +112,14 @@ def _build(function: Any, data: Dataset | None, seed: int) -> Model:
     takes = inspect.signature(function).parameters
     called = getattr(function, "__name__", repr(function))
     given: dict[str, Any] = {}
-    input_name, shape = "image", takes["input"].default if "input" in takes else None
     if data is not None:
-        input_name, shape = next(iter(data.input_shapes.items()))
-        given = {"input": shape, "classes": len(data.classes) if data.classes else None}
+        given = {
+            "input": next(iter(data.input_shapes.values())),
+            "classes": len(data.classes) if data.classes else None,
+        }
     try:
-        made = function(**{k: v for k, v in given.items() if k in takes and v is not None})
+        options = {k: v for k, v in given.items() if k in takes and v is not None}
+        made = function(**options)
         if isinstance(made, Model):
             return made
         if not isinstance(made, Layer):
@@ -125,9 +128,7 @@ def _build(function: Any, data: Dataset | None, seed: int) -> Model:
                 at=line_of(function),
                 mend="End it with, for example, return L.Sequential(L.Flatten(), L.Dense(10)).",
             )
-        if shape is None or shape is inspect.Parameter.empty:
-            raise UsageError(f"{called} expected its input's shape; found none", mend="Name a dataset with --data.")
-        return made.build(seed=seed, **{input_name: ("batch", *shape)})
+        return made.build(seed=seed, **_inputs(function, options, data))
     except OnnxmxError:
         raise
     except Exception as error:  # the user's own code may raise anything
@@ -137,6 +138,28 @@ def _build(function: Any, data: Dataset | None, seed: int) -> Model:
             at=line_of(function),
             mend="Of its parameters only input and classes are filled in: give the others defaults.",
         ) from error
+
+
+def _inputs(function: Any, options: dict[str, Any], data: Dataset | None) -> dict[str, InputSpec]:
+    """What to build the layer of `function` on. The only input is named as the data's is."""
+    found: dict[str, InputSpec] = dict(models.inputs_of(function, **options) or {})
+    if not found:
+        found = {"image": ("batch", *_sample_shape(function, data))}
+    if data is None or len(found) > 1:
+        return found
+    (spec,) = found.values()
+    return {next(iter(data.input_shapes)): spec}
+
+
+def _sample_shape(function: Any, data: Dataset | None) -> tuple[Dim, ...]:
+    """The shape of one sample of the data, or else the one that a function of the user's has by default."""
+    if data is not None:
+        return next(iter(data.input_shapes.values()))
+    takes = inspect.signature(function).parameters
+    if "input" not in takes or takes["input"].default is inspect.Parameter.empty:
+        called = getattr(function, "__name__", repr(function))
+        raise UsageError(f"{called} expected its input's shape; found none", mend="Name a dataset with --data.")
+    return tuple(takes["input"].default)
 
 
 @contextmanager

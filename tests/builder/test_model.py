@@ -204,10 +204,13 @@ def test_summary_of_lenet() -> None:
     assert "parameters 431,080 (431,080 trainable), 1.72 MB" in str(summary)
 
 
-def test_summary_counts_shared_parameters_once_and_statistics_as_not_trainable() -> None:
+def test_summary_counts_shared_parameters_once_and_statistics_beside_them() -> None:
     head = L.Dense(3)
-    model = build(lambda x: L.BatchNorm()(head(head(x))), x=("batch", 3))
-    assert (model.summary().parameters, model.summary().trainable) == (12 + 12, 12 + 6)
+    summary = build(lambda x: L.BatchNorm()(head(head(x))), x=("batch", 3)).summary()
+    assert (summary.parameters, summary.trainable, summary.statistics) == (12 + 6, 12 + 6, 6)
+    assert (sum(r.parameters for r in summary.rows), sum(r.statistics for r in summary.rows)) == (18, 6)
+    assert summary.parameter_bytes == 4 * (18 + 6)
+    assert "parameters 18 (18 trainable) and running statistics 6, 0.00 MB" in str(summary)
     matmul = build(lambda x: L.Dense(5, bias=False)(x), x=("batch", 7, 3)).summary()
     assert matmul.flops == 2 * 7 * 5 * 3
 

@@ -24,18 +24,19 @@ def test_a_tree_of_layers() -> None:
     assert (outer["name"], head["name"]) == ("0", "head")
     (body,) = outer["children"]
     assert [(c["name"], c["operators"], c["parameters"]) for c in body["children"]] == [
-        ("0", ["Gemm", "Relu"], 20), ("1", ["BatchNormalization"], 16), ("2", ["Gemm"], 20),
+        ("0", ["Gemm", "Relu"], 20), ("1", ["BatchNormalization"], 8), ("2", ["Gemm"], 20),
     ]  # fmt: skip
-    assert (outer["parameters"], outer["trainable"], outer["frozen"]) == (56, 0, 56)
+    assert (outer["parameters"], outer["trainable"], outer["frozen"]) == (48, 0, 48)
     assert (head["parameters"], head["trainable"], head["frozen"]) == (10, 10, 0)
-    assert (found["parameters"], found["trainable"], found["frozen"]) == (66, 10, 56)
+    assert (found["parameters"], found["trainable"], found["frozen"]) == (58, 10, 48)
+    assert (outer["statistics"], head["statistics"], found["statistics"]) == (8, 0, 8)
     assert outer["flops"] + head["flops"] == found["flops"]
     assert outer["output"] == "(batch, 4)"
 
 
-def test_running_statistics_are_frozen() -> None:
+def test_running_statistics_are_no_parameters() -> None:
     row = next(r for r in nested().summary().rows if r.operators == ["BatchNormalization"])
-    assert (row.parameters, row.trainable, row.frozen) == (16, 8, 8)
+    assert (row.parameters, row.trainable, row.frozen, row.statistics) == (8, 8, 0, 8)
 
 
 def test_the_text_indents_what_is_inside() -> None:
