@@ -72,6 +72,12 @@ class TrainConfig:
             checkpoint_s=self.checkpoint_s,
         )
 
+    def check(self) -> None:
+        """Raises UsageError for an unknown name, or a number outside its range."""
+        self.make_optimizer()
+        self.make_clip()
+        self.make_plan()
+
     def save(self, path: Path) -> None:
         """Write as TOML."""
         import tomli_w

@@ -15,6 +15,7 @@ from typing import Any
 from onnxmx import models
 from onnxmx.builder.layers import Layer
 from onnxmx.builder.model import InputSpec, Model, load
+from onnxmx.builder.session import runtime
 from onnxmx.builder.source import line_of
 from onnxmx.builder.values import Dim
 from onnxmx.errors import CheckpointError, ModelFileError, OnnxmxError, UsageError, unknown_name
@@ -29,20 +30,15 @@ def train(config: TrainConfig, out: str | os.PathLike[str], *, progress: bool = 
     """Train as `config` says, into the folder `out`, which must not hold a run yet."""
     folder = RunDirectory(out)
     folder.claim()
+    runtime()  # before the first file: without it the run could start nowhere
     config = dataclasses.replace(config, threads=(os.cpu_count() or 1) if config.threads is None else config.threads)
-    optimizer, plan = config.make_optimizer(), config.make_plan()
-    data, validation = _datasets(config)
-    model = resolve_model(config.model, data, config.seed)
-    clip = config.make_clip()
+    config.check()
     # From here on `--resume` can repeat the run from its start.
     config.save(folder.config)
     try:
-        return fit(
-            model, data, validation=validation, optimizer=optimizer, clip=clip, plan=plan, out=out, progress=progress
-        )
+        return _start(config, out, progress)
     except OnnxmxError:
-        if not folder.started:  # it cannot start: the folder is free for the next attempt
-            folder.config.unlink(missing_ok=True)
+        folder.release()
         raise
 
 
@@ -55,10 +51,15 @@ def resume_run(folder: str | os.PathLike[str], *, progress: bool = True) -> Run:
             mend="Check the path, or start a run: onnxmx train ... -o DIR",
         )
     config = TrainConfig.load(run.config)
+    if not run.started:
+        return _start(config, folder, progress)
     data, validation = _datasets(config)
-    if run.started:
-        _check_settings(run, config)
-        return resume(folder, data, validation, config.make_plan(), progress=progress)
+    _check_settings(run, config)
+    return resume(folder, data, validation, config.make_plan(), progress=progress)
+
+
+def _start(config: TrainConfig, out: str | os.PathLike[str], progress: bool) -> Run:
+    data, validation = _datasets(config)
     model = resolve_model(config.model, data, config.seed)
     return fit(
         model,
@@ -67,7 +68,7 @@ def resume_run(folder: str | os.PathLike[str], *, progress: bool = True) -> Run:
         optimizer=config.make_optimizer(),
         clip=config.make_clip(),
         plan=config.make_plan(),
-        out=folder,
+        out=out,
         progress=progress,
     )
 

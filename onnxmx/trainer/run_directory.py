@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -66,6 +67,13 @@ class RunDirectory:
                 f"{self.path} holds a run already: {found[0]}",
                 mend=f"Go on with it: onnxmx train --resume {self.path}; or choose another folder with -o.",
             )
+
+    def release(self) -> None:
+        """Give the folder up for the next attempt, unless the run in it has started."""
+        if not self.started:
+            self.config.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # other files live here
+                self.path.rmdir()
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, newest first."""
