@@ -11,7 +11,6 @@ from onnxmx.builder import init
 from onnxmx.builder import layers as L
 from onnxmx.builder.graph import Value
 from onnxmx.builder.model import Input
-from onnxmx.builder.source import user_line
 from onnxmx.errors import UsageError
 from onnxmx.models.registry import Shape, images, model
 
@@ -138,7 +137,6 @@ def _doublings(name: str, image: Shape) -> int:
     if len(image) != 3 or image[1] != size or size < 8 or size & (size - 1):
         raise UsageError(
             f"{name} expected (channels, size, size) with a size of 8, 16, 32, ...; found {tuple(image)}",
-            at=user_line(),
             mend="Resize or pad the images; 28 pixels become 32.",
         )
     return (size // 4).bit_length() - 1

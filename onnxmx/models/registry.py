@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from onnxmx.builder import layers as L
 from onnxmx.builder.model import Input, Model
 from onnxmx.builder.values import Dim
-from onnxmx.errors import unknown_name
+from onnxmx.errors import UsageError, unknown_name
 
 Shape = Sequence[int]
 """Of one sample, without the batch."""
@@ -48,7 +48,12 @@ def images(input: Shape, **_: Any) -> dict[str, Input]:
 
 
 def tokens(input: Times, **_: Any) -> dict[str, Input]:
-    """One text a sample: int64 numbers of its words or characters."""
+    """One text a sample: int64 numbers of its words or characters. Raises UsageError for data that is no text."""
+    if len(input) != 1:
+        raise UsageError(
+            f"a model of texts expected input=(length,); found {tuple(input)}",
+            mend="Give it rows of word numbers, or take a model of images.",
+        )
     return {"tokens": Input(("batch", *input), "int64")}
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from onnxmx.builder import layers as L
 from onnxmx.builder.graph import Value
-from onnxmx.builder.source import user_line
 from onnxmx.errors import UsageError
 from onnxmx.models.blocks import ConvNorm
 from onnxmx.models.registry import Shape, images, model
@@ -43,7 +42,6 @@ def unet(input: Shape = (3, 256, 256), classes: int = 2, width: int = 64, depth:
     if any(size % 2**depth for size in input[1:]):
         raise UsageError(
             f"unet expected a height and width that {2**depth} divides; found {tuple(input[1:])}",
-            at=user_line(),
             mend="Pad or resize the images, or take a smaller depth.",
         )
     return UNet(classes, width, depth)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from onnxmx import models
@@ -109,3 +111,37 @@ def test_ncf() -> None:
 def test_dqn() -> None:
     """Breakout has four actions."""
     assert models.build("dqn", actions=4).summary().parameters == 1_686_180
+
+
+BILLIONS = {  # torchvision's; mobilenet_v1: Howard et al. 2017, table 8
+    "alexnet": 0.714,
+    "densenet121": 2.834,
+    "densenet161": 7.728,
+    "densenet169": 3.360,
+    "densenet201": 4.291,
+    "inception_v3": 5.713,
+    "mobilenet_v1": 0.569,
+    "mobilenet_v2": 0.301,
+    "resnet18": 1.814,
+    "resnet34": 3.664,
+    "resnet50": 4.089,
+    "resnet101": 7.801,
+    "resnet152": 11.514,
+    "squeezenet1_0": 0.819,
+    "squeezenet1_1": 0.349,
+    "vgg11": 7.609,
+    "vgg13": 11.308,
+    "vgg16": 15.470,
+    "vgg19": 19.632,
+}
+
+
+@pytest.mark.parametrize(("name", "billions"), BILLIONS.items())
+def test_products(name: str, billions: float) -> None:
+    """Multiplications in convolutions and dense layers: what strides and padding decide, and parameters do not."""
+    found = 0
+    for node in models.build(name).ir.graph:
+        if node.op_type in ("Conv", "Gemm"):
+            output, weight = (list(v.shape) for v in (node.outputs[0], node.inputs[1]))
+            found += math.prod(output[1:]) * (weight[0] if node.op_type == "Gemm" else math.prod(weight[1:]))
+    assert found / 1e9 == pytest.approx(billions, abs=0.001)

@@ -129,6 +129,7 @@ def test_the_seed_draws_the_weights() -> None:
         ("unet", {"input": (3, 20, 16)}, r"expected a height and width that 16 divides; found \(20, 16\)"),
         ("dcgan_generator", {"output": (1, 28, 28)}, r"dcgan_generator expected .* found \(1, 28, 28\)"),
         ("dcgan_discriminator", {"input": (1, 16, 8)}, "dcgan_discriminator expected .* found"),
+        ("text_lstm", {"input": (1, 8, 8)}, r"expected input=\(length,\); found \(1, 8, 8\)"),
         ("dcgan", {"input": (1, 4, 4)}, "expected .* 8, 16, 32"),
     ],
 )  # fmt: skip
