@@ -127,6 +127,8 @@ def test_models_that_take_something_else_than_one_image() -> None:
     assert {k: (v.shape, v.dtype.name) for k, v in pair.inputs.items()} == {
         "user": (("batch",), "int64"), "item": (("batch",), "int64"),
     }  # fmt: skip
+    ratings = Dataset.from_arrays({"user": np.arange(4), "item": np.arange(4)}, np.ones((4, 1), np.float32))
+    assert list(resolve_model("ncf", ratings).inputs) == ["user", "item"]
     words = Dataset.from_arrays({"text": np.zeros((4, 9), np.int64)}, np.arange(4) % 3, classes=list("abc"))
     text = resolve_model("text_gru", words)
     assert [(k, v.shape, v.dtype.name) for k, v in text.inputs.items()] == [("text", ("batch", 9), "int64")]
