@@ -234,6 +234,17 @@ def test_a_terminal_gets_a_table_that_fits(tmp_path: Path) -> None:
     assert "resnet8" in text
 
 
+def test_models_and_their_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(here(capsys, "summary", "resnet50", "--format", "json").out)["parameters"] == 25_557_032
+    rows = {row["name"]: row for row in json.loads(here(capsys, "models", "--format", "json").out)["models"]}
+    assert rows["resnet50"]["parameters"] == 25_557_032
+    assert rows["ncf"]["inputs"]["item"] == {"shape": ["batch"], "dtype": "int64"}
+    lines = here(capsys, "models").out.splitlines()
+    assert next(line for line in lines if line.startswith("text_cnn ")).split()[:5] == [
+        "text_cnn", "tokens", "int64", "time", "6,360,902",
+    ]  # fmt: skip
+
+
 def test_a_table_is_aligned_without_a_terminal() -> None:
     table = Table(("name", "size"), [("a", "1"), ("bcdef", "1,000")], numbers=("size",))
     assert str(table) == "name    size\na          1\nbcdef  1,000"
