@@ -33,7 +33,7 @@ def open_session(
 
     threads: worker threads inside an operator; by default the cores this process may use.
     provider: "cpu" or "cuda".
-    tidy: the graph computes nothing twice, so that ONNX Runtime need not look: for the step of a DenseNet it takes 20 s.
+    tidy: the graph computes nothing twice, so that ONNX Runtime need not look: that takes 20 s for a DenseNet step.
     Raises GraphError when ONNX Runtime refuses the graph.
     """
     ort = runtime()
