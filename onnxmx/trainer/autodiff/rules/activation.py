@@ -51,6 +51,20 @@ def hard_swish(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     return g.mul(dy, g.add(h, g.mul(g.mul(x, 1 / 6), _between_0_and_1(g, h))))
 
 
+@gradient("ThresholdedRelu")
+def thresholded_relu(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = dy where x > alpha, else 0"""
+    x = node.inputs[0]
+    return g.mul(dy, g.cast_like(g.greater(x, node.attributes.get_float("alpha", 1.0)), dy))
+
+
+@gradient("Shrink")
+def shrink(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = dy where |x| > lambd, else 0"""
+    x = node.inputs[0]
+    return g.mul(dy, g.cast_like(g.greater(g.op("Abs", x), node.attributes.get_float("lambd", 0.5)), dy))
+
+
 @gradient("Mish")
 def mish(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy * (t + x (1 - t^2) sigmoid(x)), t = tanh(softplus(x))"""

@@ -11,7 +11,9 @@ from onnxmx.builder.graph import GraphBuilder
 from onnxmx.trainer.autodiff.registry import gradient, zero_gradient
 from onnxmx.trainer.autodiff.shapes import unbroadcast
 
-zero_gradient("Sign", "Floor", "Ceil", "Round", "Greater", "Less", "Equal", "Not", "And", "Or")
+zero_gradient("Sign", "Floor", "Ceil", "Round", "Hardmax")
+zero_gradient("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Not", "And", "Or", "Xor", "IsInf", "IsNaN")
+zero_gradient("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor")
 
 
 @gradient("Add", "Sum")
@@ -50,6 +52,29 @@ def pow(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     da = g.mul(dy, g.mul(exponent, g.pow(a, g.sub(exponent, 1.0))))
     db = g.mul(g.mul(dy, node.outputs[0]), g.log(a))
     return unbroadcast(g, da, a), g.cast_like(unbroadcast(g, db, b), b)
+
+
+@gradient("Mod")
+def mod(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """y = a - n b, n a whole number:  da = dy;  db = -n dy"""
+    a, b = _inputs(node)
+    times = g.op("Round", g.div(g.sub(a, node.outputs[0]), b))
+    return unbroadcast(g, dy, a), g.neg(unbroadcast(g, g.mul(dy, times), b))
+
+
+@gradient("Mean")
+def mean(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx_k = dy / n"""
+    xs = _inputs(node)
+    share = g.div(dy, len(xs))
+    return tuple(unbroadcast(g, share, x) for x in xs)
+
+
+@gradient("Reciprocal")
+def reciprocal(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = -dy y^2"""
+    (y,) = node.outputs
+    return g.neg(g.mul(dy, g.mul(y, y)))
 
 
 @gradient("Neg")
@@ -100,10 +125,10 @@ def identity(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     return dy
 
 
-@gradient("Cast")
+@gradient("Cast", "CastLike")
 def cast(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy in the type of x, where x is of a floating-point type"""
-    (x,) = _inputs(node)
+    x, *_ = _inputs(node)
     return g.cast_like(dy, x) if x.dtype is not None and x.dtype.is_floating_point() else None
 
 

@@ -93,6 +93,29 @@ def _pad_back(g: GraphBuilder, x: ir.Value, dy: ir.Value, begin: dict[int, int])
     return out
 
 
+@gradient("Compress")
+def compress(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = dy at the places that were kept, else 0"""
+    x, condition = node.inputs
+    assert x is not None
+    axis: int | None = node.attributes["axis"].as_int() % rank(x) if "axis" in node.attributes else None
+    into = zeros_like(g, x) if axis is not None else zeros(g, g.reshape(g.op("Size", x), [1]), x)
+    # The condition may be shorter than the axis.
+    kept = g.reshape(g.op("NonZero", condition), [-1])
+    return g.reshape_like(_put(g, into, kept, dy, axis or 0), x), None
+
+
+@gradient("OneHot")
+def one_hot(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dvalues = (the sum of dy where it is cold, the sum where it is hot)"""
+    index, depth, values = node.inputs
+    assert values is not None
+    axis = node.attributes.get_int("axis", -1)
+    hot = g.op("OneHot", index, depth, g.cast_like(np.array([0, 1], np.float32), values), axis=axis)
+    total, at_hot = (g.reduce_sum(v, keepdims=False) for v in (dy, g.mul(dy, hot)))
+    return None, None, g.concat([g.reshape(v, [1]) for v in (g.sub(total, at_hot), at_hot)], 0)
+
+
 @gradient("Split")
 def split(g: GraphBuilder, node: ir.Node, *dys: ir.Value | None) -> Any:
     """dx = the dy of all parts, side by side"""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.trainer.autodiff.registry import gradient, zero_gradient
 from onnxmx.trainer.autodiff.shapes import rank, unbroadcast
 
-zero_gradient("Shape", "Size", "Constant", "ConstantOfShape", "Range")
+zero_gradient("Shape", "Size", "Constant", "ConstantOfShape", "Range", "EyeLike")
 
 
 @gradient("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -31,6 +32,42 @@ def transpose(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 def expand(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = the sum of dy over the axes that were stretched"""
     return unbroadcast(g, dy, _x(node)), None
+
+
+@gradient("Tile")
+def tile(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = the sum of dy over the copies: dy as (copies, size) along each axis, summed over the copies"""
+    x, repeats = node.inputs
+    assert x is not None
+    pairs = g.concat([g.unsqueeze(v, [1]) for v in (repeats, g.shape_of(x))], 1)
+    split = g.reshape(dy, g.reshape(pairs, [-1]))
+    split.shape = ir.Shape([None] * (2 * rank(x)))
+    return g.reshape_like(g.reduce_sum(split, list(range(0, 2 * rank(x), 2)), keepdims=False), x), None
+
+
+@gradient("Trilu")
+def trilu(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = the same triangle of dy"""
+    k = node.inputs[1] if len(node.inputs) > 1 else None
+    return g.op("Trilu", dy, k, upper=node.attributes.get_int("upper", 1)), None
+
+
+@gradient("ReverseSequence")
+def reverse_sequence(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = dy reversed back"""
+    axes = {name: node.attributes.get_int(name, d) for name, d in (("batch_axis", 1), ("time_axis", 0))}
+    return g.op("ReverseSequence", dy, node.inputs[1], **axes), None
+
+
+@gradient("CenterCropPad")
+def center_crop_pad(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = dy padded where x was cut, and cut where it was padded"""
+    x = _x(node)
+    axes = node.attributes.get_ints("axes", tuple(range(rank(x))))
+    sizes = g.gather(g.shape_of(x), np.array([a % rank(x) for a in axes], np.int64))
+    dx = g.op("CenterCropPad", dy, sizes, axes=list(axes))
+    dx.shape = None if x.shape is None else ir.Shape(x.shape)
+    return dx, None
 
 
 @gradient("Concat")

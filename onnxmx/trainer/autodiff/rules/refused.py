@@ -1,0 +1,20 @@
+"""Operators without a gradient: those that read no floats, draw random numbers, or are made of sequences."""
+
+from __future__ import annotations
+
+from onnxmx.trainer.autodiff.registry import refuse_gradient, zero_gradient
+
+# Random numbers, whose place in the graph a float may only shape or bias.
+zero_gradient("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+# Nothing of theirs is computed from floats.
+zero_gradient("BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix")
+zero_gradient("ImageDecoder", "RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer")
+# Whole numbers and truth values.
+zero_gradient("NonMaxSuppression", "OptionalHasElement", "SequenceEmpty", "SequenceLength")
+
+refuse_gradient("NonZero", "Unique", why="its output shape depends on the data")
+refuse_gradient(
+    "SequenceConstruct", "SequenceAt", "SequenceInsert", "SequenceErase", "SequenceMap", "SplitToSequence",
+    "ConcatFromSequence", why="a sequence has no gradient; use Split and Concat",
+)  # fmt: skip
+refuse_gradient("Optional", "OptionalGetElement", why="an optional value has no gradient; give the value itself")

@@ -1,0 +1,372 @@
+"""The official ONNX backend node tests as an oracle for gradients.
+
+They ship inside the `onnx` package: 1,884 small models with data, most of them one node. `check` differentiates one of
+them and compares with central differences: in float64 on onnx.reference where that gives the test's own outputs, in
+float32 on ONNX Runtime otherwise. Where the inputs of a test lie on a kink (the corners of Clip, equal maxima) they are
+moved a little. `python -m tests.trainer.node_tests` checks all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnx.version_converter
+import onnx_ir as ir
+from onnx.backend.test.case.node import collect_testcases
+
+from onnxmx.builder.graph import GraphBuilder
+from onnxmx.builder.inference import OPSET
+from onnxmx.builder.session import open_session
+from onnxmx.errors import GradientError, OnnxmxError
+from onnxmx.trainer.autodiff import gradients
+from onnxmx.trainer.autodiff.registry import RULES
+from tests.trainer.oracle import BETTER
+
+Array = np.ndarray[Any, Any]
+RESULTS = Path(__file__).with_name("node_tests.json")
+
+PASSED, FAILED, UNCHECKED, NEWER, NOT_SMOOTH = "passed", "failed", "unchecked", "newer", "no float to float"
+
+# Float inputs that say how and not what: they are constants of a model, like axes.
+SETTINGS = {"Resize": (1, 2), "Upsample": (1,), "Range": (0, 1, 2), "Dropout": (1,)}
+FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one node test. operators: those of its model.   how: what the gradient was compared with."""
+
+    name: str
+    operators: tuple[str, ...]
+    verdict: str
+    how: str
+
+
+@functools.cache
+def cases() -> dict[str, Any]:
+    """The node tests by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy warns of the overflows that some tests provoke
+        return {case.name: case for case in collect_testcases(None)}
+
+
+def operators(case: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(node.op_type for node in case.model.graph.node))
+
+
+def check(case: Any) -> Result:
+    """Gradient-check one node test."""
+    result = functools.partial(Result, case.name, operators(case))
+    inputs, outputs = _data(case)
+    if any(node.domain not in ("", "ai.onnx") for node in case.model.graph.node):
+        return result(NOT_SMOOTH, "of another domain than ai.onnx")
+    if not all(isinstance(v, np.ndarray | np.generic) for v in (*inputs, *outputs)):
+        return result(UNCHECKED, "sequences and optionals have no gradient")
+    if not (any(map(_is_float, inputs)) and any(map(_is_float, outputs))):
+        return result(NOT_SMOOTH, "")
+    if newer := [o for o in operators(case) if not _known(o)]:
+        return result(NEWER, f"{newer[0]} came after opset {OPSET}")
+    if missing := [o for o in operators(case) if o not in RULES]:
+        return result(UNCHECKED, f"no rule for {missing[0]}")
+    try:
+        return result(*_compare(Differentiated(case)))
+    except GradientError as error:
+        return result(UNCHECKED, error.problem)
+    except Unfit as error:
+        return result(UNCHECKED, str(error))
+
+
+def _known(operator: str) -> bool:
+    try:
+        return bool(onnx.defs.get_schema(operator, OPSET, ""))
+    except onnx.defs.SchemaError:
+        return False
+
+
+def _data(case: Any) -> tuple[list[Any], list[Any]]:
+    """The inputs and outputs of a test; some are given as protos."""
+    inputs, outputs = (
+        [onnx.numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v for v in side]
+        for side in case.data_sets[0]
+    )
+    return inputs, outputs
+
+
+class Unfit(Exception):
+    """A test that cannot be run as a model of opset 20 in float32."""
+
+
+class Differentiated:
+    """One node test with its gradient, in float64 and in float32.
+
+    Inputs of whole numbers, and floats that are settings, stay inputs where the rule allows it and are constants where
+    it wants them constant.
+    """
+
+    def __init__(self, case: Any) -> None:
+        self.inputs, self.outputs = ([np.asarray(v) for v in side] for side in _data(case))
+        self.rtol = max(case.rtol, 1e-3) if all(v.dtype.itemsize >= 4 for v in self.outputs) else 2e-2
+        self.model = ir.from_proto(_at_opset(case.model))
+        self.shapes = self._shapes(case.model)
+        try:
+            self.double = self._build(ir.DataType.DOUBLE, constant=False)
+            self.single = self._build(ir.DataType.FLOAT, constant=False)
+        except GradientError:
+            self.double = self._build(ir.DataType.DOUBLE, constant=True)
+            self.single = self._build(ir.DataType.FLOAT, constant=True)
+
+    @functools.cached_property
+    def varied(self) -> list[int]:
+        """The places of the inputs that the gradient is taken of."""
+        node = self.model.graph[0] if len(self.model.graph) else None
+        settings = SETTINGS.get(node.op_type, ()) if node is not None else ()
+        fixed = {node.inputs[k] for k in settings if k < len(node.inputs)} if node is not None else set()
+        return [k for k, x in enumerate(self.model.graph.inputs) if _is_float(self.inputs[k]) and x not in fixed]
+
+    def _build(self, dtype: ir.DataType, *, constant: bool) -> onnx.ModelProto:
+        g = GraphBuilder()
+        values: dict[ir.Value | None, ir.Value | None] = {None: None}
+        wrt: dict[int, ir.Value] = {}
+        for k, (x, array) in enumerate(zip(self.model.graph.inputs, self.inputs, strict=True)):
+            array = self.typed(array, k, dtype)
+            if constant and k not in self.varied:
+                values[x] = g.constant(array)
+            else:  # an input may not be empty; one of unknown size may
+                values[x] = g.input(f"x{k}", [d or None for d in array.shape], ir.DataType.from_numpy(array.dtype))
+            if k in self.varied:
+                wrt[k] = values[x]
+        for x in self.model.graph.initializers.values():
+            values.setdefault(x, g.constant(_as(x.const_value.numpy(), dtype)))
+        try:
+            for node in self.model.graph:
+                _retype(node, dtype)
+                copies = g.copy(node, [values[x] for x in node.inputs])
+                values.update(zip(node.outputs, copies, strict=True))
+                for y, copy in zip(node.outputs, copies, strict=True):
+                    if copy.shape is None and y.name in self.shapes:
+                        copy.shape = ir.Shape(self.shapes[y.name])
+        except OnnxmxError as error:
+            raise Unfit(f"not of opset 20: {error.problem}") from error
+        ys = [values[y] for y in self.model.graph.outputs]
+        loss = g.sum(*(_weighted(g, y) for y in ys if y.dtype == dtype)) if any(y.dtype == dtype for y in ys) else None
+        if loss is None:
+            raise Unfit("its outputs are no floats at opset 20")
+        for k, y in enumerate(ys):
+            g.output(g.op("Identity", y), f"y{k}")
+        g.output(g.op("Identity", loss), "loss")
+        for k, dx in zip(wrt, gradients(g, loss, list(wrt.values())), strict=True):
+            if dx is not None:
+                g.output(g.op("Identity", dx), f"d{k}")
+        return ir.to_proto(g.model())
+
+    def _shapes(self, model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+        """The shapes of the values of the model, as a file may note them, for where a Reshape hides them."""
+        feeds = {x.name: v for x, v in zip(model.graph.input, self.inputs, strict=True)}
+        try:
+            found = onnx.reference.ReferenceEvaluator(model).run(None, feeds, intermediate=True)
+        except Exception:  # whatever an operator of the reference raises
+            return {}
+        return {name: np.shape(v) for name, v in found.items() if isinstance(v, np.ndarray)}
+
+    def typed(self, array: Array, k: int, dtype: ir.DataType) -> Array:
+        """The k-th input in the type of a graph. Scales of a Resize are float32 in all."""
+        scales = self.model.graph[0].op_type == "Resize" and k not in self.varied
+        return _as(array, ir.DataType.FLOAT if scales else dtype)
+
+    def feeds(self, arrays: Sequence[Array], model: onnx.ModelProto, dtype: ir.DataType) -> dict[str, Array]:
+        named = {f"x{k}": self.typed(a, k, dtype) for k, a in enumerate(arrays)}
+        return {v.name: named[v.name] for v in model.graph.input}
+
+
+def _at_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its operators as they are at this product's opset."""
+    version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    names = {node.op_type for node in model.graph.node}
+    if version >= OPSET or all(
+        onnx.defs.get_schema(n, version, "").since_version == onnx.defs.get_schema(n, OPSET, "").since_version
+        for n in names
+    ):
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, OPSET)
+    except Exception:  # RuntimeError, or what the binding makes of a failed assertion
+        return model
+
+
+def _weighted(g: GraphBuilder, y: ir.Value) -> ir.Value:
+    """The sum of y times weights that differ from element to element."""
+    size = g.cast(g.op("Size", y), ir.DataType.FLOAT)
+    weights = g.cast_like(g.sin(g.range(np.float32(1), size + 1.0, np.float32(1))), y)
+    return g.reduce_sum(g.mul(g.reshape(y, [-1]), weights), keepdims=False)
+
+
+def _retype(node: ir.Node, dtype: ir.DataType) -> None:
+    """Make a node that names a floating-point type name `dtype`."""
+    for name, attribute in list(node.attributes.items()):
+        if attribute.type is ir.AttributeType.TENSOR and attribute.as_tensor().dtype in FLOATS:
+            array = _as(attribute.as_tensor().numpy(), dtype)
+            node.attributes[name] = ir.AttrTensor(name, ir.Tensor(array))
+        elif name in ("to", "dtype") and ir.DataType(attribute.as_int()) in FLOATS:
+            node.attributes[name] = ir.AttrInt64(name, int(dtype))
+    if "value_float" in node.attributes or "value_floats" in node.attributes:
+        name = "value_float" if "value_float" in node.attributes else "value_floats"
+        array = np.array(node.attributes.pop(name).value, dtype.numpy())
+        node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(array))
+
+
+def _is_float(array: Any) -> bool:
+    dtype = np.asarray(array).dtype
+    return bool(dtype.kind == "f" or dtype.name == "bfloat16")
+
+
+def _as(array: Array, dtype: ir.DataType) -> Array:
+    return np.asarray(array, dtype.numpy()) if _is_float(array) else array
+
+
+# --- comparison
+Run = Callable[[Sequence[Array]], dict[str, Array]]
+
+
+def _compare(test: Differentiated) -> tuple[str, str]:
+    """The verdict, and what it rests on."""
+    reference, runtime = _reference(test), _runtime(test)
+    if reference is None and runtime is None:
+        return UNCHECKED, "neither onnx.reference nor ONNX Runtime gives the outputs of the test"
+    verdict = FAILED, "no run"
+    for moved in (0.0, 0.02, 0.02):
+        arrays = _moved(test, moved)
+        suffix = ", inputs moved off a kink" if moved else ""
+        if reference is not None and (slopes := _slopes(test, reference, arrays, (1e-6, 1e-5, 1e-4), 1e-6)):
+            if (error := _error(reference, arrays, slopes)) < 1e-5:
+                return _agree(reference, runtime, arrays, f"float64{suffix}")
+            # An operator of the gradient may be wrong in the reference: the Indices of MaxPool are.
+            if runtime is not None and _error(runtime, arrays, slopes) < 1e-3:
+                return PASSED, f"float64, gradient by ONNX Runtime{suffix}"
+            verdict = FAILED, f"float64 differs by {error:.1e}"
+        elif runtime is not None and (slopes := _slopes(test, runtime, arrays, (3e-3, 1e-2, 3e-2), 5e-3)):
+            if (error := _error(runtime, arrays, slopes)) < 1e-2:
+                return PASSED, f"float32{suffix}"
+            verdict = FAILED, f"float32 differs by {error:.1e}"
+    return verdict
+
+
+def _agree(reference: Run, runtime: Run | None, arrays: Sequence[Array], how: str) -> tuple[str, str]:
+    """Passed, where ONNX Runtime gives the same gradients as the reference did."""
+    if runtime is None:
+        return PASSED, f"{how}; ONNX Runtime does not run it"
+    expected, found = reference(arrays), runtime(arrays)
+    for name in (n for n in found if n.startswith("d")):
+        scale = 1.0 + np.abs(expected[name]).max(initial=0.0)
+        error = np.abs(found[name] - expected[name]).max(initial=0.0) / scale
+        if not error < 1e-4:
+            return FAILED, f"the gradients of ONNX Runtime and onnx.reference differ by {error:.1e}"
+    return PASSED, how
+
+
+def _reference(test: Differentiated) -> Run | None:
+    names = [v.name for v in test.double.graph.output]
+    try:
+        model = onnx.reference.ReferenceEvaluator(test.double, new_ops=BETTER)
+
+        def run(arrays: Sequence[Array]) -> dict[str, Array]:
+            feeds = test.feeds(arrays, test.double, ir.DataType.DOUBLE)
+            return dict(zip(names, model.run(None, feeds), strict=True))
+
+        return run if _as_expected(test, run(test.inputs)) else None
+    except Exception:  # whatever an operator of the reference raises: it then is no oracle
+        return None
+
+
+def _runtime(test: Differentiated) -> Run | None:
+    names = [v.name for v in test.single.graph.output]
+    try:
+        session = open_session(test.single.SerializeToString(), threads=1)
+
+        def run(arrays: Sequence[Array]) -> dict[str, Array]:
+            feeds = test.feeds(arrays, test.single, ir.DataType.FLOAT)
+            return dict(zip(names, session.run(None, feeds), strict=True))
+
+        return run if _as_expected(test, run(test.inputs)) else None
+    except Exception:  # onnxruntime raises many kinds where it has no kernel
+        return None
+
+
+def _as_expected(test: Differentiated, found: dict[str, Array]) -> bool:
+    return all(
+        np.allclose(np.asarray(found[f"y{k}"], np.float64), np.asarray(y, np.float64), test.rtol, 1e-4, equal_nan=True)
+        for k, y in enumerate(test.outputs)
+        if _is_float(y)
+    )
+
+
+def _moved(test: Differentiated, by: float) -> list[Array]:
+    random = np.random.default_rng(3)
+    arrays = [_as(a, ir.DataType.DOUBLE) for a in test.inputs]
+    return [a + by * random.uniform(0.5, 1.0, a.shape) if k in test.varied else a for k, a in enumerate(arrays)]
+
+
+Slopes = list[tuple[dict[int, Array], list[float]]]
+
+
+def _slopes(test: Differentiated, run: Run, arrays: Sequence[Array], steps: Iterable[float], near: float) -> Slopes:
+    """Three directions and central differences along each; none where they depend on the step."""
+    random = np.random.default_rng(7)
+    slopes: Slopes = []
+    for _ in range(3):
+        way = {k: random.normal(size=arrays[k].shape) for k in test.varied}
+        try:
+            found = [_slope(run, arrays, way, h) for h in steps]
+        except Exception:  # a value that may not be moved
+            return []
+        settled = [b for a, b in itertools.pairwise(found) if abs(a - b) <= near * (1 + abs(a))]
+        if not settled:
+            return []
+        slopes.append((way, settled))
+    return slopes
+
+
+def _slope(run: Run, arrays: Sequence[Array], way: dict[int, Array], h: float) -> float:
+    up, down = ([a + s * way[k] if k in way else a for k, a in enumerate(arrays)] for s in (h, -h))
+    return float((run(up)["loss"].astype(np.float64) - run(down)["loss"]) / (2 * h))
+
+
+def _error(run: Run, arrays: Sequence[Array], slopes: Slopes) -> float:
+    """The largest error of the directional derivatives that the gradient gives."""
+    try:
+        exact = run(arrays)
+    except Exception:  # the gradient graph has an operator that this runtime cannot run
+        return float("inf")
+    worst = 0.0
+    for way, settled in slopes:
+        found = sum(float((exact[f"d{k}"] * d).sum()) for k, d in way.items() if f"d{k}" in exact)
+        error = min(abs(found - s) / (1.0 + abs(s)) for s in settled)
+        worst = max(worst, error if np.isfinite(error) else float("inf"))
+    return worst
+
+
+def check_all(names: Iterable[str] | None = None) -> list[Result]:
+    found = []
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        for name in names or cases():
+            try:
+                found.append(check(cases()[name]))
+            except Exception as error:
+                found.append(Result(name, operators(cases()[name]), FAILED, f"{type(error).__name__}: {error}"[:300]))
+    return found
+
+
+if __name__ == "__main__":
+    results = check_all(sys.argv[2:])
+    Path(sys.argv[1]).write_text(json.dumps([asdict(r) for r in results], indent=0), encoding="utf-8")
