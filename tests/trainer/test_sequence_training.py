@@ -186,6 +186,15 @@ def test_what_has_no_gradient_says_so(operator: str, gates: int, attributes: dic
         gradients(g, g.reduce_sum(y, keepdims=False), [w])
 
 
+def test_activations_of_the_second_direction_count_too() -> None:
+    g = GraphBuilder()
+    x, w, r = g.input("x", (2, 2, 3)), g.input("w", (2, 16, 3)), g.input("r", (2, 16, 4))
+    names = ["Sigmoid", "Tanh", "Tanh", "HardSigmoid", "Softsign", "Tanh"]
+    y = g.op("LSTM", x, w, r, hidden_size=4, direction="bidirectional", activations=names)
+    with pytest.raises(GradientError, match="hardsigmoid"):
+        gradients(g, g.reduce_sum(y, keepdims=False), [w])
+
+
 def test_peepholes_have_no_gradient() -> None:
     g = GraphBuilder()
     x, w, r = g.input("x", (2, 2, 3)), g.input("w", (1, 16, 3)), g.input("r", (1, 16, 4))

@@ -193,12 +193,13 @@ _DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "T
 def _refuse_what_is_not_covered(node: ir.Node) -> None:
     default = [a.lower() for a in _DEFAULTS[node.op_type]]
     given = [a.lower() for a in node.attributes.get_strings("activations", ())]
+    every = default * (len(given) // len(default))  # a bidirectional node names those of each direction
     odd = {
         "clip": "clip" in node.attributes,
         "input_forget": bool(node.attributes.get_int("input_forget", 0)),
         "layout=1": bool(node.attributes.get_int("layout", 0)),
         "peepholes": len(node.inputs) > 7 and node.inputs[7] is not None,
-        f"activations={given}": node.op_type != "RNN" and bool(given) and given[: len(default)] != default,
+        f"activations={given}": node.op_type != "RNN" and given != every,
     }
     if names := [name for name, present in odd.items() if present]:
         raise GradientError(
