@@ -166,6 +166,21 @@ def test_a_rule_of_ones_own(registry: None) -> None:
     np.testing.assert_allclose(derivative(lambda g, v: g.op("HardSigmoid", v), x), [[0, 0.2, 0]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("sizes", [(1, 4), (4, 1), (4, 4)])
+def test_two_unknown_sizes_may_differ(sizes: tuple[int, int]) -> None:
+    """What is stretched at run time gets its own shape back, though both sizes are written as None."""
+
+    def build(g: GraphBuilder) -> Any:
+        a, b = g.input("a", (None, 3)), g.input("b", (None, 3))
+        return gradients(g, g.reduce_sum(a * b, keepdims=False), [a, b])
+
+    a, b = (np.arange(3 * n, dtype=np.float32).reshape(n, 3) for n in sizes)
+    da, db = run_graph(build, a=a, b=b)
+    ones = np.ones((4, 3), np.float32)
+    np.testing.assert_array_equal(da, (ones * b).sum(0, keepdims=True) if len(a) == 1 else ones * b)
+    np.testing.assert_array_equal(db, (ones * a).sum(0, keepdims=True) if len(b) == 1 else ones * a)
+
+
 SIZES = [
     (lambda g, x: g.conv(x, np.ones((1, 1, 3, 3), np.float32)), "needs the size of 'x' along axis 2"),
     (lambda g, x: g.op("MaxPool", x, kernel_shape=[2, 2]), "needs the size of 'x' along axis 2"),

@@ -59,7 +59,8 @@ def unbroadcast(g: GraphBuilder, dy: ir.Value, x: ir.Value) -> ir.Value | Value:
     assert x.shape is not None
     assert dy.shape is not None
     pairs = list(zip(x.shape, list(dy.shape)[extra:], strict=True))
-    if any(d not in (1, e) or (d is None and e is None) for d, e in pairs):
+    unknown = ir.SymbolicDim(None)  # equal to itself, though two of them may be two sizes
+    if any(d not in (1, e) or d == unknown for d, e in pairs):
         return _unbroadcast_at_run_time(g, dy, x, extra)
     stretched = [k + extra for k, (d, e) in enumerate(pairs) if d == 1 and e != 1]
     if not extra and not stretched:
