@@ -67,7 +67,9 @@ def slice_(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
         read = g.op("Slice", places, *bounds[:2], np.array([0]), bounds[2])
         sizes = [g.op("Shape", v, start=a, end=a + 1) for a, v in ((a, x if a == axis else dy) for a in range(rank(x)))]
         whole = zeros(g, g.concat(sizes, 0), dy)
-        whole.shape = None if x.shape is None else ir.Shape([None] * rank(x))
+        assert x.shape is not None
+        assert dy.shape is not None
+        whole.shape = ir.Shape([*dy.shape[:axis], x.shape[axis], *dy.shape[axis + 1 :]])
         dy = _put(g, whole, read, dy, axis)
     return dy, *others
 
