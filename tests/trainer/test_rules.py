@@ -10,6 +10,7 @@ import onnx.reference
 import pytest
 
 from onnxmx.builder.graph import DOMAIN
+from onnxmx.builder.session import open_session
 from onnxmx.trainer.autodiff import RULES
 from onnxmx.trainer.autodiff.registry import Refusal
 from onnxmx.trainer.functions import BatchNorm, Dropout
@@ -268,3 +269,25 @@ def test_a_value_on_its_bound_is_its_own() -> None:
     _, dx, low, high = onnx.reference.ReferenceEvaluator(proto).run(None, feeds)
     np.testing.assert_allclose(dx, np.sin([1.0, 2.0, 3.0]) * [1, 1, 0], rtol=1e-6)
     np.testing.assert_allclose([low, high], [0, np.sin(3.0)], rtol=1e-6)
+
+
+def test_powers_at_zero() -> None:
+    """0^b and 0^0 have the gradients that their neighbours tend to; none is NaN."""
+    arrays = [np.array([0.0, 0.0, 0.0, 2.0, -2.0]), np.array([2.0, 1.0, 0.0, 0.0, 2.0])]
+    proto = loss_and_gradients(lambda g, *xs: g.op("Pow", *xs), arrays)
+    _, da, db = open_session(proto.SerializeToString()).run(None, {f"x{k}": a for k, a in enumerate(arrays)})
+    weights = np.sin(np.arange(1.0, 6.0))
+    np.testing.assert_allclose(da, weights * [0, 1, 0, 0, -4], rtol=1e-5)
+    np.testing.assert_allclose(db, weights * [0, 0, 0, np.log(2.0), 0], rtol=1e-5)
+
+
+def test_a_convolution_before_a_slice_with_steps() -> None:
+    """The gradient of a Slice has sizes, which that of a Conv asks for."""
+    case = Case(
+        "Slice",
+        ((2, 3, 6, 6), (4, 3, 3, 3)),
+        make=lambda g, x, w: g.op(
+            "Slice", g.op("Conv", x, w, pads=[1, 1, 1, 1]), *(np.array(v) for v in ([0, 0], [6, 6], [2, 3], [2, 2]))
+        ),
+    )
+    assert runtime_error(case.build, case.arrays(), symbolic="batch") < 1e-5

@@ -46,11 +46,15 @@ def div(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 
 @gradient("Pow")
 def pow(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
-    """da = dy * b * a^(b-1);  db = dy * y * log(a)"""
+    """da = dy * b * a^(b-1), and 0 where b = 0;  db = dy * y * log(a), and 0 where a <= 0"""
     a, b = _inputs(node)
     exponent = g.cast_like(b, a)
-    da = g.mul(dy, g.mul(exponent, g.pow(a, g.sub(exponent, 1.0))))
-    db = g.mul(g.mul(dy, node.outputs[0]), g.log(a))
+    lower = g.sub(exponent, 1.0)
+    constant = ir.convenience.get_const_tensor(b)
+    if constant is None or not constant.numpy().all():
+        lower = g.where(g.equal(exponent, 0.0), 1.0, lower)  # 0 * 0^-1 would be NaN
+    da = g.mul(dy, g.mul(exponent, g.pow(a, lower)))
+    db = g.mul(g.mul(dy, node.outputs[0]), g.log(g.where(g.greater(a, 0.0), a, 1.0)))
     return unbroadcast(g, da, a), g.cast_like(unbroadcast(g, db, b), b)
 
 
