@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.errors import GradientError
-from onnxmx.trainer.autodiff import RULES, gradient, gradients, refuse_gradient
-from onnxmx.trainer.autodiff.registry import Refusal
+from onnxmx.trainer.autodiff import RULES, gradient, gradients, refuse_gradient, zero_gradient
+from onnxmx.trainer.autodiff.registry import Refusal, rule_for
 from tests.trainer.nets import run_graph
 
 Array = np.ndarray[Any, Any]
@@ -164,6 +165,16 @@ def test_a_rule_of_ones_own(registry: None) -> None:
 
     x = np.array([[-9.0, 0.5, 9.0]], np.float32)
     np.testing.assert_allclose(derivative(lambda g, v: g.op("HardSigmoid", v), x), [[0, 0.2, 0]], rtol=1e-6)
+
+
+def test_each_domain_has_rules_of_its_own(registry: None) -> None:
+    kept = RULES["Gelu"], RULES["Relu"], RULES["Tanh"]
+    gradient("Gelu", domain="com.microsoft")(lambda g, node, dy: dy)
+    zero_gradient("Relu", domain="com.microsoft")
+    refuse_gradient("Tanh", domain="com.microsoft", why="it is another")
+    assert (RULES["Gelu"], RULES["Relu"], RULES["Tanh"]) == kept
+    assert {f"com.microsoft.{name}" for name in ("Gelu", "Relu", "Tanh")} < set(RULES)
+    assert rule_for(ir.Node("ai.onnx", "Gelu", [])) is kept[0]
 
 
 @pytest.mark.parametrize("sizes", [(1, 4), (4, 1), (4, 4)])

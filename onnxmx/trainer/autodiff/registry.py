@@ -12,7 +12,6 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxmx.builder.graph import DOMAIN
 from onnxmx.errors import GradientError, nearest
 
 Rule = Callable[..., Any]
@@ -26,7 +25,7 @@ class Refusal:
 
 
 RULES: dict[str, Rule | Refusal] = {}
-"""By operator: `Relu`, or `ai.onnxmx.Dropout` for a function of this product."""
+"""By operator: `Relu` of ai.onnx, and with its domain that of another: `ai.onnxmx.Dropout`, `com.microsoft.Gelu`."""
 
 
 def gradient(*operators: str, domain: str = "") -> Callable[[Rule], Rule]:
@@ -40,28 +39,29 @@ def gradient(*operators: str, domain: str = "") -> Callable[[Rule], Rule]:
     return register
 
 
-def zero_gradient(*operators: str) -> None:
+def zero_gradient(*operators: str, domain: str = "") -> None:
     """Register operators whose output does not change with small changes of their inputs."""
     for operator in operators:
-        RULES[operator] = _zero
+        RULES[_key(domain, operator)] = _zero
 
 
-def refuse_gradient(*operators: str, why: str) -> None:
+def refuse_gradient(*operators: str, why: str, domain: str = "") -> None:
     """Register operators that have no gradient, and the reason."""
     for operator in operators:
-        RULES[operator] = Refusal(why)
+        RULES[_key(domain, operator)] = Refusal(why)
 
 
 def rule_for(node: ir.Node) -> Rule:
     """The rule of a node's operator. Raises GradientError where there is none."""
     source = node.metadata_props.get("onnxmx.source")
-    rule = RULES.get(_key(node.domain, node.op_type))
+    key = _key(node.domain, node.op_type)
+    rule = RULES.get(key)
     if isinstance(rule, Refusal):
         raise GradientError(f"{node.op_type} in {node.name!r} has no gradient: {rule.why}", at=source)
     if rule is None:
-        near = nearest(node.op_type, RULES)
+        near = nearest(key, RULES)
         raise GradientError(
-            f"no gradient rule for {node.op_type!r}{f' (nearest: {near!r})' if near else ''}, needed by {node.name!r}",
+            f"no gradient rule for {key!r}{f' (nearest: {near!r})' if near else ''}, needed by {node.name!r}",
             at=source,
             mend="Add one with @gradient in onnxmx/trainer/autodiff/rules/, or freeze the layers before it.",
         )
@@ -73,4 +73,4 @@ def _zero(g: object, node: ir.Node, *dys: object) -> tuple[None, ...]:
 
 
 def _key(domain: str, operator: str) -> str:
-    return f"{DOMAIN}.{operator}" if domain == DOMAIN else operator
+    return operator if domain in ("", "ai.onnx") else f"{domain}.{operator}"
