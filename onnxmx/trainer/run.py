@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from onnxmx import models
 from onnxmx.builder.layers import Layer
 from onnxmx.builder.model import InputSpec, Model, load
-from onnxmx.builder.session import runtime
+from onnxmx.builder.session import cores, runtime
 from onnxmx.builder.source import line_of
 from onnxmx.builder.values import Dim
 from onnxmx.errors import CheckpointError, ModelFileError, OnnxmxError, UsageError, unknown_name
@@ -31,7 +31,7 @@ def train(config: TrainConfig, out: str | os.PathLike[str], *, progress: bool = 
     folder = RunDirectory(out)
     folder.claim()
     runtime()  # before the first file: without it the run could start nowhere
-    config = dataclasses.replace(config, threads=(os.cpu_count() or 1) if config.threads is None else config.threads)
+    config = dataclasses.replace(config, threads=cores() if config.threads is None else config.threads)
     config.check()
     # From here on `--resume` can repeat the run from its start.
     config.save(folder.config)
@@ -74,7 +74,9 @@ def _start(config: TrainConfig, out: str | os.PathLike[str], progress: bool) -> 
 
 
 def resolve_model(name: str, data: Dataset | None = None, seed: int = 0) -> Model:
-    """A model by a name of the zoo, as `path.py:function`, or from an ONNX file.
+    """A model by a name of the zoo, as `path.py:name`, or from an ONNX file.
+
+    `name` in the file is a layer, a model, or a function that returns one of them.
 
     A function that takes `input` (the shape of a sample) and `classes` is given those of `data`.
     Raises UsageError for an unknown name, ModelFileError for a file that cannot be used.
@@ -109,7 +111,11 @@ def _datasets(config: TrainConfig) -> tuple[Dataset, Dataset]:
 
 
 def _build(function: Any, data: Dataset | None, seed: int) -> Model:
-    """What `function` returns, built for the data where it is a layer."""
+    """What `function` returns, built for the data where it is a layer; or a layer or model that stands there itself."""
+    if isinstance(function, Model):
+        return function
+    if isinstance(function, Layer):
+        return _build(_returning(function), data, seed)
     takes = inspect.signature(function).parameters
     called = getattr(function, "__name__", repr(function))
     given: dict[str, Any] = {}
@@ -139,6 +145,10 @@ def _build(function: Any, data: Dataset | None, seed: int) -> Model:
             at=line_of(function),
             mend="Of its parameters only input and classes are filled in: give the others defaults.",
         ) from error
+
+
+def _returning(layer: Layer) -> Callable[[], Layer]:
+    return lambda: layer
 
 
 def _inputs(function: Any, options: dict[str, Any], data: Dataset | None) -> dict[str, InputSpec]:

@@ -257,7 +257,12 @@ def _describe(port: onnx.ValueInfoProto) -> dict[str, Any]:
     kind = port.type.tensor_type
     shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-    return {"name": port.name, "shape": shape, "dtype": dtype, "meaning": _meaning(port.name)}
+    described = {"name": port.name, "shape": shape, "dtype": dtype, "meaning": _meaning(port.name)}
+    kind_of, _, rest = port.name.partition(".")
+    if kind_of == "state":
+        # How to drive it: where the first value is in state.safetensors, and which output is the next one.
+        described |= {"tensor": rest, "next": f"next.{rest}"}
+    return described
 
 
 def _meaning(name: str) -> str:
