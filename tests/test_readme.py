@@ -1,0 +1,33 @@
+"""What README says, done."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def run(*words: str, folder: Path) -> str:
+    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_fifteen_lines_reach_their_figure_and_their_step_runs_alone(tmp_path: Path) -> None:
+    lines = BLOCKS[0] + "\nprint(run.history[-1]['validation_accuracy'])\n"
+    (tmp_path / "lines.py").write_text(lines)
+    assert float(run("lines.py", folder=tmp_path)) >= 0.97
+    assert (tmp_path / "digits.onnx").is_file()
+    losses = re.findall(r"loss ([\d.]+)", run(str(ROOT / "examples/drive_step.py"), "runs/digits", folder=tmp_path))
+    assert float(losses[-1]) < float(losses[0]) / 2
+
+
+def test_a_model_of_ones_own_is_a_layer_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "my_model.py").write_text(BLOCKS[1])
+    words = ["-m", "onnxmx.cli", "train", "my_model.py:net", "--data", "digits", "--epochs", "1", "-o", "r"]
+    run(*words, folder=tmp_path)
+    assert (tmp_path / "r/model.onnx").is_file()
