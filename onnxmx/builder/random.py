@@ -30,7 +30,10 @@ def hash32(g: GraphBuilder, x: ir.Value, between: ir.Value | None = None) -> Val
 
 def key(g: GraphBuilder, seed: ir.Value, step: ir.Value, stream: ir.Value | int) -> Value:
     """The uint32 scalar that a node draws from at one step. seed, step, stream: int64 scalars."""
-    mixed = hash32(g, g.cast(seed, UINT32))
+    # Both words of the seed: 1 and 2^32 + 1 are two seeds.
+    words = g.cast(seed, ir.DataType.UINT64)
+    high = g.cast(g.op("BitShift", words, np.uint64(32), direction="RIGHT"), UINT32)
+    mixed = hash32(g, g.add(g.mul(hash32(g, high), _GOLDEN), g.cast(seed, UINT32)))
     for part in (step, stream):
         word = g.cast(part, UINT32) if isinstance(part, ir.Value) else np.uint32(part)
         mixed = hash32(g, g.add(g.mul(mixed, _GOLDEN), word))

@@ -44,9 +44,9 @@ def lowbias32(x: int, between: int = 0) -> int:
 
 
 def expected(seed: int, step: int, stream: int, n: int) -> list[int]:
-    key = lowbias32(seed & 0xFFFFFFFF)
-    for part in (step, stream):
-        key = lowbias32(key * 0x9E3779B9 + part & 0xFFFFFFFF)
+    key = lowbias32(seed >> 32 & 0xFFFFFFFF)
+    for part in (seed, step, stream):
+        key = lowbias32(key * 0x9E3779B9 + (part & 0xFFFFFFFF) & 0xFFFFFFFF)
     return [lowbias32(i + key & 0xFFFFFFFF, key * 0x9E3779B9) >> 1 for i in range(n)]
 
 
@@ -75,7 +75,9 @@ def test_draws_are_uniform() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{"seed": 2}, {"step": 1}, {"stream": 1}, {"seed": 2**31 + 1}], ids=lambda o: "-".join(o)
+    "other",
+    [{"seed": 2}, {"step": 1}, {"stream": 1}, {"seed": 2**31 + 1}, {"seed": 2**32 + 1}],
+    ids=lambda o: "-".join(o),
 )
 def test_draws_of_different_keys_are_unrelated(other: dict[str, int]) -> None:
     a, b = draw()[0] / 2**31, draw(**other)[0] / 2**31
