@@ -38,7 +38,7 @@ def open_session(
     """
     ort = runtime()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or _cores()
+    options.intra_op_num_threads = threads or cores()
     options.log_severity_level = 3
     # Without this, threads of an idle session go on spinning and slow down the others of the process.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -54,7 +54,7 @@ def open_session(
         ) from error
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores that this process may use: in a container often fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxmx.builder.session import cores
 from onnxmx.errors import MissingExtraError, OnnxmxError, UsageError
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ def serve(
     """
     _require("uvicorn", "starlette", "orjson", extra="serve")
     _require("onnxruntime", extra="cpu")
-    cores = available_cores()
+    available = cores()
     _check("port", port, 0, 65535)
-    _check("threads", threads, 1, cores)
+    _check("threads", threads, 1, available)
     _check("max_body_bytes", max_body_bytes, 1, None)
     _check("max_in_flight", max_in_flight, 1, None)
 
@@ -58,7 +59,7 @@ def serve(
     limits = Limits(body_bytes=max_body_bytes, read_s=read_timeout_s, in_flight=max_in_flight)
     with contextlib.closing(_bind(host, port)) as listener:  # before loading: a taken port shows at once
         repository = Repository.open(Path(path), threads=threads)
-        callers = max(1, cores // threads)
+        callers = max(1, available // threads)
         for entry in repository:
             if not entry.ready:
                 print(f"onnxmx: {entry.name} version {entry.version} is not ready: {entry.reason}", file=sys.stderr)
@@ -75,12 +76,6 @@ def serve(
             finally:
                 repository.stop()
                 pool.shutdown(cancel_futures=True)
-
-
-def available_cores() -> int:
-    """The cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _server(app: object, ready_line: str, grace_s: float) -> uvicorn.Server:

@@ -18,6 +18,7 @@ import numpy as np
 
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.model import Model, from_bytes, load
+from onnxmx.builder.session import cores, runtime
 from onnxmx.errors import CheckpointError, TrainingError, UsageError, unknown_name
 from onnxmx.files import write_atomic
 from onnxmx.trainer import losses, metrics
@@ -38,7 +39,7 @@ Measures = dict[str, float]
 class Plan:
     """How a run goes, besides what is compiled into its step.
 
-    threads: worker threads inside an operator; by default the cores of this machine.
+    threads: worker threads inside an operator; by default the cores that this process may use.
     checkpoint_s: seconds between checkpoints; one is written at the end of every epoch too.
     log_every: steps between the lines of metrics.jsonl.
     """
@@ -58,8 +59,8 @@ class Plan:
             object.__setattr__(self, name, _integer(name, getattr(self, name), low))
         if self.seed >= 2**63:
             raise UsageError(f"seed expected an integer below 2^63; found {self.seed}")
-        if self.threads is not None:
-            object.__setattr__(self, "threads", _integer("threads", self.threads, 1))
+        threads = cores() if self.threads is None else self.threads
+        object.__setattr__(self, "threads", _integer("threads", threads, 1))
         if self.provider not in ("cpu", "cuda"):
             raise UsageError(f"provider expected 'cpu' or 'cuda'; found {self.provider!r}", mend="Use one of the two.")
         if not (is_number(self.checkpoint_s) and self.checkpoint_s >= 0):  # not NaN either
@@ -350,8 +351,9 @@ def _identity(step: StepGraph, data: Dataset, validation: Dataset | None, plan: 
         "epochs": plan.epochs,
         "seed": plan.seed,
         "batch_size": plan.batch_size,
-        "threads": plan.threads or os.cpu_count() or 1,
+        "threads": plan.threads,
         "provider": plan.provider,
+        "onnxruntime": runtime().__version__,
     }
 
 

@@ -100,7 +100,13 @@ class RunDirectory:
         made = header.get("identity", {})
         differ = [f"{k} (expected {made.get(k)!r}, found {v!r})" for k, v in identity.items() if made.get(k) != v]
         if differ:
-            raise CheckpointError(f"{path} belongs to a run that differs in {', '.join(differ)}", mend=_SAME)
+            # Refused: another version may sum in another order, and the run would end in other bytes without a word.
+            version = made.get("onnxruntime")
+            other = version and version != identity.get("onnxruntime")
+            install = f"Install onnxruntime {version}, which the run was started with, or start a new run."
+            raise CheckpointError(
+                f"{path} belongs to a run that differs in {', '.join(differ)}", mend=install if other else _SAME
+            )
         try:
             return arrays, Position(**header.get("position", {}))
         except TypeError as error:

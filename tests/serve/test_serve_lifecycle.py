@@ -18,9 +18,9 @@ import pytest
 from onnx import TensorProto, helper
 from serve_helpers import FLOAT, Server, identity, mlp, model, save, slow
 
+from onnxmx.builder.session import cores
 from onnxmx.errors import MissingExtraError, ModelFileError, OnnxmxError, UsageError
 from onnxmx.serve import serve
-from onnxmx.serve.server import available_cores
 
 
 def slow_body(rounds: int) -> bytes:
@@ -185,7 +185,7 @@ def test_what_keeps_a_server_from_starting(tmp_path: Path, mlp_model: Path) -> N
         (OnnxmxError, "cannot listen on host 'no.such.host.invalid'", mlp_model, {"host": "no.such.host.invalid"}),
         (OnnxmxError, "cannot listen on 192.0.2.1 port 8000", mlp_model, {"host": "192.0.2.1", "port": 8000}),
         (UsageError, "expected port from 0 to 65535, found 65536", mlp_model, {"port": 65536}),
-        (UsageError, "expected threads from 1 to", mlp_model, {"threads": available_cores() + 1}),
+        (UsageError, "expected threads from 1 to", mlp_model, {"threads": cores() + 1}),
         (UsageError, "expected max_body_bytes from 1 or more", mlp_model, {"max_body_bytes": 0}),
         (UsageError, "expected max_in_flight from 1 or more", mlp_model, {"max_in_flight": 0}),
     ]

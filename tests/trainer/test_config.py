@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from onnxmx.builder.session import cores
 from onnxmx.errors import DataError, OnnxmxError, UsageError
 from onnxmx.trainer.clipping import ClipGlobalNorm
 from onnxmx.trainer.config import TrainConfig
@@ -27,7 +28,7 @@ OTHER: dict[str, Any] = {
     "schedule": "constant",
     "warmup": 3,
     "clip": 0.0,
-    "threads": 2,
+    "threads": cores() + 1,
     "provider": "cuda",
     "checkpoint_s": 0.5,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,17 @@ def test_history_and_files(tmp_path: Path) -> None:
         "step-12.safetensors",
         "step-18.safetensors",
     ]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs an affinity")
+def test_a_run_records_the_threads_that_it_uses() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        run = mx.fit(blob_net(), TRAIN, epochs=1, progress=False)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert json.loads(run.model.metadata["onnxmx.provenance"])["threads"] == 1
 
 
 def test_the_means_weigh_a_partial_batch_by_its_size() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from onnxmx.errors import CheckpointError, DataError, OnnxmxError
@@ -308,6 +309,15 @@ def test_checkpoints_may_come_at_another_pace(copy: Path, uninterrupted: dict[st
     change_config(copy, "checkpoint_s = 0.05", "checkpoint_s = 100.0")
     resume_run(copy, progress=False)
     assert but_config(files(copy)) == but_config(uninterrupted)
+
+
+def test_another_onnxruntime_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could end in other bytes without a word."""
+    made = onnxruntime.__version__
+    monkeypatch.setattr(onnxruntime, "__version__", "9.9.9")
+    with pytest.raises(CheckpointError, match=rf"onnxruntime \(expected '{made}', found '9.9.9'\)") as caught:
+        resume_run(copy, progress=False)
+    assert f"Install onnxruntime {made}" in str(caught.value)
 
 
 def test_other_data_is_refused(tmp_path: Path) -> None:
