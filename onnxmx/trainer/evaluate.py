@@ -98,6 +98,17 @@ def fit_data(model: Model, data: Dataset, loss: str | losses.Loss) -> Dataset:
     return data
 
 
+def _typed(data: Dataset, name: str, dtype: np.dtype[Any]) -> Dataset:
+    """`data` that gives the input `name` as it is, in the model's own element type: token numbers, masks."""
+    found = data.inputs[name].dtype
+    if not np.can_cast(found, dtype, "same_kind"):
+        raise DataError(
+            f"the model's input {name!r} expected {dtype}; found {found} in {data.name}",
+            mend=f"Give an array that holds {dtype}, or build the model with another input type.",
+        )
+    return data.typed({name: dtype.name})
+
+
 def fit_inputs(model: Model, data: Dataset) -> Dataset:
     """`data` with its only input named as the model's only one. Raises DataError where data does not fit the model."""
     if len(data.inputs) == len(model.inputs) == 1:
@@ -109,10 +120,7 @@ def fit_inputs(model: Model, data: Dataset) -> Dataset:
     for name, shape in data.input_shapes.items():
         port = model.inputs[name]
         if port.dtype != np.float32:
-            raise DataError(
-                f"the model's input {name!r} expected {port.dtype}; found float32, as every input of a dataset is read",
-                mend="Train models of float32 inputs.",
-            )
+            data = _typed(data, name, port.dtype)
         if not port.shape:
             raise DataError(
                 f"the model's input {name!r} expected a first dimension that counts samples; "

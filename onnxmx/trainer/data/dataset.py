@@ -67,6 +67,8 @@ class Dataset:
     inputs: by model input name, any integer, boolean or float type, e.g. {"image": uint8 (n, 1, 28, 28)}.
     labels: by label name; integers are kept as int64, floats (targets of a regression) as float32.
     classes: a name for each value that an integer label may take; None when labels are not classes.
+    types: by input name, the element type of a batch where it is not float32, e.g. {"tokens": "int64"}; such an input
+    is not preprocessed.
     Raises DataError for lengths that differ, no samples, labels outside the classes, NaN or infinity.
     """
 
@@ -76,6 +78,7 @@ class Dataset:
     labels: dict[str, Array] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing = Preprocessing()
+    types: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         inputs = {key: np.asarray(value) for key, value in self.inputs.items()}
@@ -137,16 +140,25 @@ class Dataset:
         return {key: array.shape[1:] for key, array in self.labels.items()}
 
     def batch(self, indices: Indices) -> dict[str, Array]:
-        """The samples at `indices` as new arrays: inputs preprocessed to float32, labels int64 or float32.
+        """The samples at `indices` as new arrays: inputs in float32 or their `types`, labels in int64 or float32.
 
         indices: integers of shape (b,), a boolean mask of shape (n,), or a slice. Keys are the bare names.
         Raises DataError for an index outside the dataset.
         """
         chosen = self._positions(indices)
-        batch: dict[str, Array] = {key: self.preprocessing.apply(array[chosen]) for key, array in self.inputs.items()}
+        batch: dict[str, Array] = {key: self._prepared(key, array[chosen]) for key, array in self.inputs.items()}
         # A slice gives a view of what must not change, fancy indexing a copy already.
         labels = {key: array[chosen] for key, array in self.labels.items()}
         return batch | {key: array.copy() if isinstance(chosen, slice) else array for key, array in labels.items()}
+
+    def _prepared(self, key: str, array: Array) -> Array:
+        if key in self.types:
+            return np.array(array, self.types[key], order="C")
+        return self.preprocessing.apply(array)
+
+    def typed(self, types: Mapping[str, str]) -> Dataset:
+        """The same data with these inputs given as they are, in these element types: {"tokens": "int64"}."""
+        return replace(self, types={**self.types, **types})
 
     def subset(self, indices: Indices) -> Dataset:
         """The dataset of these samples only, in this order."""
@@ -168,6 +180,7 @@ class Dataset:
         return replace(
             self,
             inputs={names.get(key, key): array for key, array in self.inputs.items()},
+            types={names.get(key, key): kind for key, kind in self.types.items()},
             labels={names.get(key, key): array for key, array in self.labels.items()},
         )
 
