@@ -119,7 +119,8 @@ def scalar_of(g: GraphBuilder, y: Value) -> Value:
     return g.reduce_sum(y, keepdims=False)
 
 
-def test_an_operator_without_a_rule() -> None:
+def test_an_operator_without_a_rule(registry: None) -> None:
+    del RULES["Hardmax"]
     g = GraphBuilder()
     x = g.input("x", (2, 3))
     y = g.op("Hardmax", x)
@@ -130,14 +131,16 @@ def test_an_operator_without_a_rule() -> None:
     assert "onnxmx/trainer/autodiff/rules/" in (caught.value.mend or "")
 
 
-def test_an_operator_with_a_neighbour() -> None:
+def test_an_operator_with_a_neighbour(registry: None) -> None:
+    del RULES["Tan"]
     g = GraphBuilder()
     x = g.input("x", (2, 3))
     with pytest.raises(GradientError, match=r"no gradient rule for 'Tan' \(nearest: 'Tanh'\)"):
         gradients(g, scalar_of(g, g.op("Tan", x)), [x])
 
 
-def test_an_operator_without_a_rule_off_the_way_is_no_matter() -> None:
+def test_an_operator_without_a_rule_off_the_way_is_no_matter(registry: None) -> None:
+    del RULES["Hardmax"]
     np.testing.assert_array_equal(derivative(lambda g, x: x + g.op("Hardmax", np.ones((2, 3), np.float32))), X * 0 + 1)
 
 
@@ -202,8 +205,19 @@ SIZES = [
 def test_sizes_that_must_be_known(make: Any, text: str) -> None:
     g = GraphBuilder()
     x = g.input("x", ("batch", 1, "height", "width"))
-    with pytest.raises(GradientError, match=text):
-        gradients(g, scalar_of(g, make(g, x)), [x])
+    y = make(g, x)
+    with pytest.raises(GradientError, match=text) as caught:
+        gradients(g, scalar_of(g, y), [x])
+    assert "test_autodiff.py:" in (caught.value.at or "")
+
+
+def test_a_rule_that_returns_too_many_gradients(registry: None) -> None:
+    gradient("Exp")(lambda g, node, dy: (dy, dy))
+    with pytest.raises(
+        GradientError, match=r"rule of Exp in 'Exp' expected to return 1 gradients.*; found 2"
+    ) as caught:
+        derivative(lambda g, x: g.exp(x))
+    assert "test_autodiff.py:" in (caught.value.at or "")
 
 
 POOL = {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}

@@ -251,7 +251,7 @@ UNTRAINABLE = [
     ([node("MatMul", ["x", "w"], ["z"]), node("ReduceMax", ["z"], ["r"], keepdims=0),
       node("Dropout", ["z", "r"], ["y"])], {"w": W}, (("", 20),), GraphError, "a constant ratio; found a computed"),
     ([node("MatMul", ["x", "w"], ["z"]), node("Hardmax", ["z"], ["y"])],
-     {"w": W}, (("", 20),), GradientError, "no gradient rule for 'Hardmax'"),
+     {"w": W}, (("", 20),), GradientError, "the loss does not depend on the parameter 'w'"),
     ([node("Cast", ["x"], ["c"], to=11), node("MatMul", ["c", "w"], ["z"]), node("Cast", ["z"], ["y"], to=1)],
      {"w": W.astype(np.float64)}, (("", 20),), GradientError, "no trainable parameter of type float32"),
 ]  # fmt: skip

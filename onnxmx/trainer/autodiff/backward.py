@@ -28,12 +28,29 @@ def gradients(g: GraphBuilder, of: ir.Value, wrt: Sequence[ir.Value]) -> list[Va
         dys = [total.setdefault(y, _sum(g, partial.pop(y, []))) for y in node.outputs]
         if not varying.intersection(node.outputs) or all(dy is None for dy in dys):
             continue
-        with g.scope(f"grad.{node.name}", source=node.metadata_props.get("onnxmx.source"), absolute=True):
-            dxs = rule_for(node)(g, node, *dys)
-        for x, dx in zip(node.inputs, dxs if isinstance(dxs, tuple) else (dxs,), strict=False):
+        for x, dx in zip(node.inputs, _of_inputs(g, node, dys), strict=False):
             if x is not None and x in varying and dx is not None:
                 partial.setdefault(x, []).append(dx)
     return [total.get(x) or _sum(g, partial.get(x, [])) for x in wrt]
+
+
+def _of_inputs(g: GraphBuilder, node: ir.Node, dys: Sequence[Value | None]) -> tuple[Value | None, ...]:
+    """What the rule of `node` gives for its inputs. Its errors name the line that built the node."""
+    source = node.metadata_props.get("onnxmx.source")
+    try:
+        with g.scope(f"grad.{node.name}", source=source, absolute=True):
+            dxs = rule_for(node)(g, node, *dys)
+    except GradientError as error:
+        raise GradientError(error.problem, at=error.at or source, mend=error.mend) from None
+    dxs = dxs if isinstance(dxs, tuple) else (dxs,)
+    if any(dx is not None for dx in dxs[len(node.inputs) :]):  # None for an input left out is no harm
+        raise GradientError(
+            f"the rule of {node.op_type} in {node.name!r} expected to return {len(node.inputs)} gradients, one an "
+            f"input; found {len(dxs)}",
+            at=source,
+            mend="Return one gradient for each input, in their order, and None where there is none.",
+        )
+    return dxs
 
 
 def _depending_on(nodes: Sequence[ir.Node], values: Sequence[ir.Value]) -> set[ir.Value | None]:

@@ -53,16 +53,14 @@ def refuse_gradient(*operators: str, why: str, domain: str = "") -> None:
 
 def rule_for(node: ir.Node) -> Rule:
     """The rule of a node's operator. Raises GradientError where there is none."""
-    source = node.metadata_props.get("onnxmx.source")
     key = _key(node.domain, node.op_type)
     rule = RULES.get(key)
     if isinstance(rule, Refusal):
-        raise GradientError(f"{node.op_type} in {node.name!r} has no gradient: {rule.why}", at=source)
+        raise GradientError(f"{node.op_type} in {node.name!r} has no gradient: {rule.why}")
     if rule is None:
         near = nearest(key, RULES)
         raise GradientError(
             f"no gradient rule for {key!r}{f' (nearest: {near!r})' if near else ''}, needed by {node.name!r}",
-            at=source,
             mend="Add one with @gradient in onnxmx/trainer/autodiff/rules/, or freeze the layers before it.",
         )
     return rule

@@ -55,13 +55,13 @@ class Window:
 @gradient("Conv")
 def conv(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy convolved backwards by W;  dW = x convolved with dy;  db = the sum of dy over batch and space"""
-    x, w, *_ = node.inputs
+    x, w, *bias = node.inputs
     assert x is not None
     assert w is not None
     group = node.attributes.get_int("group", 1)
     window = Window.of(node, x, [static(w, k) for k in range(2, rank(w))])
-    db = g.reduce_sum(dy, [0, *range(2, rank(x))], keepdims=False)
-    return _dx(g, dy, w, window, group), _dw(g, x, w, dy, window, group), db
+    db = [g.reduce_sum(dy, [0, *range(2, rank(x))], keepdims=False)] if bias else []
+    return _dx(g, dy, w, window, group), _dw(g, x, w, dy, window, group), *db
 
 
 @gradient("ConvTranspose")
@@ -70,7 +70,7 @@ def conv_transpose(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 
     y = ConvTranspose(x, W) is the gradient of Conv(., W), so x and y have changed places.
     """
-    x, w, *_ = node.inputs
+    x, w, *bias = node.inputs
     assert x is not None
     assert w is not None
     group = node.attributes.get_int("group", 1)
@@ -84,8 +84,8 @@ def conv_transpose(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
         pads=window.start + window.end,
         group=group,
     )
-    db = g.reduce_sum(dy, [0, *range(2, rank(x))], keepdims=False)
-    return dx, _dw(g, dy, w, x, window, group), db
+    db = [g.reduce_sum(dy, [0, *range(2, rank(x))], keepdims=False)] if bias else []
+    return dx, _dw(g, dy, w, x, window, group), *db
 
 
 def _transposed(node: ir.Node, x: ir.Value, kernel: list[int]) -> Window:

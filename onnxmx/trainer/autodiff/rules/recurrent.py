@@ -92,7 +92,7 @@ def recurrent(g: GraphBuilder, node: ir.Node, dys: Sequence[MaybeValue], states:
     dr = _stacked(g, [c.dr or over_steps(g, c.dzh, d.before) for c, (_, d) in zip(found, directions, strict=True)])
     db = None if directions[0][1].wb is None else _stacked(g, [_bias(g, c) for c in found])
     dstates = [_stacked(g, [c.dstates[k] for c in found]) for k in range(states)]
-    return dx, dw, dr, db, None, *dstates
+    return (dx, dw, dr, db, None, *dstates)[: len(node.inputs)]  # the initial states may be left out
 
 
 def over_steps(g: GraphBuilder, dz: Value, x: ir.Value) -> Value:
@@ -204,7 +204,6 @@ def _refuse_what_is_not_covered(node: ir.Node) -> None:
     if names := [name for name, present in odd.items() if present]:
         raise GradientError(
             f"the gradient of {node.op_type} in {node.name!r} is not written for {', '.join(names)}",
-            at=node.metadata_props.get("onnxmx.source"),
             mend="Export the model without it, or freeze the layers before it and the layer itself.",
         )
 
@@ -223,7 +222,6 @@ def rnn(g: GraphBuilder, node: ir.Node, *dys: MaybeValue) -> Any:
     if len(set(activations)) != 1 or activations[0] not in _SLOPES:
         raise GradientError(
             f"the gradient of RNN in {node.name!r} is written for {', '.join(_SLOPES)}; found {activations}",
-            at=node.metadata_props.get("onnxmx.source"),
         )
 
     def cell(g: GraphBuilder, node: ir.Node, d: Direction) -> CellGradient:
