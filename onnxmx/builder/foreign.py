@@ -49,7 +49,10 @@ def normalize(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
 
 
 def tidy(model: ir.Model) -> None:
-    """Make initializers of Constant nodes, where paddle2onnx and older exporters keep weights; name every node."""
+    """Make initializers of Constant nodes, where paddle2onnx and older exporters keep weights; name every node.
+
+    Running statistics are initializers of their own, which training moves: no Identity between, no other reader.
+    """
     graph = model.graph
     for node in list(graph):
         value = node.outputs[0]
@@ -61,12 +64,43 @@ def tidy(model: ir.Model) -> None:
         value.replace_all_uses_with(weight)
         graph.remove(node, safe=True)
         graph.register_initializer(weight)
+    _read_initializers_directly(graph)
+    for node in graph:
+        if node.op_type == "BatchNormalization" and node.domain == "":
+            _own_statistics(graph, node)
     taken: set[str] = set()
     for node in graph:
         if not node.name or node.name in taken:
             base = next((v.name for v in node.outputs if v.name), None) or node.op_type
             node.name = next(n for n in _numbered(base) if n not in taken)
         taken.add(node.name)
+
+
+def _read_initializers_directly(graph: ir.Graph) -> None:
+    """Leave out each Identity of an initializer; exporters write one where two layers share their numbers."""
+    for node in list(graph):
+        x, y = (node.inputs[0], node.outputs[0]) if node.op_type == "Identity" and node.domain == "" else (None, None)
+        if x is not None and y is not None and x.is_initializer() and not y.is_graph_output():
+            y.replace_all_uses_with(x)
+            graph.remove(node, safe=True)
+
+
+def _own_statistics(graph: ir.Graph, node: ir.Node) -> None:
+    """Copy running mean and variance where something else reads them too, a scale of the same ones for example.
+
+    A layer that is called twice has one mean and one variance; those stay.
+    """
+    for place, kind in ((3, "mean"), (4, "var")):
+        value = node.inputs[place]
+        if value is None or value.const_value is None or not value.is_initializer():
+            continue
+        if all(use.idx == place and use.node.op_type == node.op_type for use in value.uses()):
+            continue
+        name = next(n for n in _numbered(f"{value.name}.{kind}") if n not in graph.initializers)
+        tensor = ir.Tensor(value.const_value.numpy().copy(), name=name)
+        copy = ir.Value(name=name, type=value.type, shape=value.shape, const_value=tensor)
+        graph.register_initializer(copy)
+        node.replace_input_with(place, copy)
 
 
 def _numbered(base: str) -> Iterator[str]:

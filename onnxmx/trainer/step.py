@@ -99,6 +99,11 @@ def compile_step(
     training = Training(g, states["seed"], states["step"])
     weights = {name: states[name] for name in model.parameters()}
     (output,) = copy_model(g, model, batch | weights, training).values()
+    if lost := [name for name in training.running if name not in states]:
+        raise GraphError(
+            f"training expected running statistics that are initializers; found {lost[0]!r}, which is computed",
+            mend="Export the model with its constants folded.",
+        )
     with g.scope("loss"):
         loss_value = rules.compute(g, output, label_value)
         measured = [m.compute(g, output, label_value) for m in measures]

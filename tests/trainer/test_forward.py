@@ -240,6 +240,39 @@ def test_a_function_of_ones_own_gets_its_gradient_for_nothing() -> None:
     assert not any(np.array_equal(state[n], a) for n, a in model.parameters().items())
 
 
+ONE, ZERO = np.ones(3, np.float32), np.zeros(3, np.float32)
+NORMALIZED = [
+    ([], ("one", "zero", "zero", "one")),
+    ([node("Identity", ["zero"], ["m"]), node("Identity", ["one"], ["v"])], ("one", "zero", "m", "v")),
+]
+
+
+@pytest.mark.parametrize(("before", "names"), NORMALIZED, ids=["shared", "through Identity"])
+def test_running_statistics_are_numbers_of_their_own(before: list[Any], names: tuple[str, ...]) -> None:
+    nodes = [*before, node("MatMul", ["x", "w"], ["z"]), node("BatchNormalization", ["z", *names], ["y"])]
+    model = file(nodes, {"w": W, "one": ONE, "zero": ZERO})
+    assert trainable_of(model) == ["w", "one", "zero"]
+    state = learns(model)
+    for name, start in (("one", ONE), ("zero", ZERO), ("one.var", ONE), ("zero.mean", ZERO)):
+        assert not np.array_equal(state[name], start)
+    assert not np.array_equal(state["one"], state["one.var"])
+    assert not np.array_equal(state["zero"], state["zero.mean"])
+
+
+def test_a_layer_of_a_file_called_twice_has_one_set_of_statistics() -> None:
+    statistics = ["s", "b", "m", "v"]
+    nodes = [
+        node("MatMul", ["x", "w"], ["z"]),
+        node("BatchNormalization", ["z", *statistics], ["n"]),
+        node("BatchNormalization", ["n", *statistics], ["y"]),
+    ]
+    model = file(nodes, {"w": W, "s": ONE, "b": ZERO, "m": ZERO, "v": ONE})
+    assert trainable_of(model) == ["w", "s", "b"]
+    state = learns(model)
+    assert set(model.parameters()) == {"w", "s", "b", "m", "v"}
+    assert not np.array_equal(state["m"], ZERO)
+
+
 BRANCH = helper.make_graph([node("Identity", ["z"], ["b"])], "b", [], [helper.make_tensor_value_info("b", 1, None)])
 UNTRAINABLE = [
     ([node("MatMul", ["x", "w"], ["z"]), node("FusedThing", ["z"], ["y"], domain="com.other")], {"w": W},
@@ -252,6 +285,9 @@ UNTRAINABLE = [
       node("Dropout", ["z", "r"], ["y"])], {"w": W}, (("", 20),), GraphError, "a constant ratio; found a computed"),
     ([node("MatMul", ["x", "w"], ["z"]), node("Hardmax", ["z"], ["y"])],
      {"w": W}, (("", 20),), GradientError, "the loss does not depend on the parameter 'w'"),
+    ([node("MatMul", ["x", "w"], ["z"]), node("Exp", ["b"], ["v"]),
+      node("BatchNormalization", ["z", "b", "b", "b", "v"], ["y"])],
+     {"w": W, "b": ONE}, (("", 20),), GraphError, "running statistics that are initializers; found 'v'"),
     ([node("Cast", ["x"], ["c"], to=11), node("MatMul", ["c", "w"], ["z"]), node("Cast", ["z"], ["y"], to=1)],
      {"w": W.astype(np.float64)}, (("", 20),), GradientError, "no trainable parameter of type float32"),
 ]  # fmt: skip
