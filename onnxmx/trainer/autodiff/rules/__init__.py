@@ -3,9 +3,11 @@
 from onnxmx.trainer.autodiff.rules import (
     activation,
     conv,
+    einsum,
     elementwise,
     gru,
     indexing,
+    linalg,
     linear,
     loss,
     lstm,
@@ -17,6 +19,7 @@ from onnxmx.trainer.autodiff.rules import (
     reduce,
     refused,
     resize,
+    sample,
     scatter,
     transcendental,
 )
@@ -24,9 +27,11 @@ from onnxmx.trainer.autodiff.rules import (
 __all__ = [
     "activation",
     "conv",
+    "einsum",
     "elementwise",
     "gru",
     "indexing",
+    "linalg",
     "linear",
     "loss",
     "lstm",
@@ -38,6 +43,7 @@ __all__ = [
     "reduce",
     "refused",
     "resize",
+    "sample",
     "scatter",
     "transcendental",
 ]

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.trainer.autodiff.registry import gradient
-from onnxmx.trainer.autodiff.shapes import rank
+from onnxmx.trainer.autodiff.shapes import array, rank, static
 
 _ENDLESS = np.iinfo(np.int64)
 
@@ -52,8 +52,8 @@ def slice_(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     x, starts, _ends, axes, steps = [*node.inputs, *[None] * 3][:5]
     assert x is not None
     assert starts is not None
-    along = _numbers(axes) if axes is not None else list(range(starts.shape[0]))  # type: ignore[index, arg-type]
-    along = [a % rank(x) for a in along or []]
+    named = array(axes)
+    along = list(range(static(starts, 0))) if named is None else [int(a) % rank(x) for a in named]
     begin, step = _numbers(starts), [1] * len(along) if steps is None else _numbers(steps)
     others = (None,) * (len(node.inputs) - 1)
     if begin is not None and step is not None and all(s == 1 for s in step):

@@ -29,9 +29,47 @@ def average_pool(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = the sum of dy / n over the windows that hold the element, n the elements counted in each"""
     x, window = _window(node)
     window, counted = _counted(node, window)
+    return _over_windows(g, x, g.div(dy, g.cast_like(counted.astype(np.float32), dy)), window)
+
+
+@gradient("LpPool")
+def lp_pool(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = sign(x) |x|^(p - 1) times the sum of dy y^(1 - p) over the windows that hold the element; 0 where y is 0"""
+    x, window = _window(node)
+    window, _ = _counted(node, window)
+    p = node.attributes.get_int("p", 2)
+    return g.mul(_power(g, x, p), _over_windows(g, x, _by_norm(g, dy, node.outputs[0], p), window))
+
+
+@gradient("GlobalLpPool")
+def global_lp_pool(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = dy sign(x) |x|^(p - 1) y^(1 - p); 0 where y is 0"""
+    p = node.attributes.get_int("p", 2)
+    return g.mul(_power(g, node.inputs[0], p), _by_norm(g, dy, node.outputs[0], p))
+
+
+def _power(g: GraphBuilder, x: ir.Value | None, p: int) -> ir.Value | Value | None:
+    """sign(x) |x|^(p - 1)"""
+    return x if p == 2 else g.mul(g.sign(x), g.pow(g.op("Abs", x), float(p - 1)))
+
+
+def _by_norm(g: GraphBuilder, dy: ir.Value, y: ir.Value, p: int) -> Value:
+    """dy y^(1 - p), and dy where y is 0, for it then meets an x of 0."""
+    safe = g.add(y, g.cast_like(g.equal(y, 0.0), y))
+    return g.div(dy, safe if p == 2 else g.pow(safe, float(p - 1)))
+
+
+@gradient("MaxUnpool")
+def max_unpool(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """dx = dy at the places that x was put to"""
+    places = node.inputs[1]
+    return g.gather(g.reshape(dy, [-1]), places), None
+
+
+def _over_windows(g: GraphBuilder, x: ir.Value, dy: ir.Value, window: Window) -> Value:
+    """For each element of x, the sum of dy over the windows that hold it."""
     channels = static(x, 1)
     ones = np.ones((channels, 1, *window.kernel), np.float32)
-    dy = g.div(dy, g.cast_like(counted.astype(np.float32), dy))
     return g.op(
         "ConvTranspose",
         dy,
