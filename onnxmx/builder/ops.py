@@ -144,7 +144,9 @@ class Ops:
 
     def reshape_like(self, x: Arg, like: ir.Value) -> Value:
         """`x` in the shape of `like`, of which it has as many elements."""
-        out = self.op("Reshape", x, self.shape_of(like, rest=True))
+        # Reshape takes a 0 for "copy this size", unless it is told that it is one.
+        empty = like.shape is not None and 0 in list(like.shape)
+        out = self.op("Reshape", x, self.shape_of(like, rest=True), allowzero=1 if empty else None)
         if like.shape is not None:
             out.shape = ir.Shape(like.shape)
         return out

@@ -3,19 +3,17 @@
 They ship inside the `onnx` package: 1,884 small models with data, most of them one node. `check` differentiates one of
 them and compares with central differences: in float64 on onnx.reference where that gives the test's own outputs, in
 float32 on ONNX Runtime otherwise. Where the inputs of a test lie on a kink (the corners of Clip, equal maxima) they are
-moved a little. `python -m tests.trainer.node_tests` checks all of them.
+moved a little. `python -m tests.trainer.node_tests NAME...` checks those, `make node-tests` all of them.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import json
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,12 +32,29 @@ from onnxmx.trainer.autodiff.registry import RULES
 from tests.trainer.oracle import BETTER
 
 Array = np.ndarray[Any, Any]
-RESULTS = Path(__file__).with_name("node_tests.json")
 
 PASSED, FAILED, UNCHECKED, NEWER, NOT_SMOOTH = "passed", "failed", "unchecked", "newer", "no float to float"
 
 # Float inputs that say how and not what: they are constants of a model, like axes.
 SETTINGS = {"Resize": (1, 2), "Upsample": (1,), "Range": (0, 1, 2), "Dropout": (1,), "OneHot": (0, 1)}
+# What no gradient could agree with.
+HOPELESS = {
+    **dict.fromkeys(
+        ("test_training_dropout", "test_training_dropout_mask", "test_training_dropout_default",
+         "test_training_dropout_default_mask"),
+        "Dropout with training_mode draws random numbers; onnxmx writes it as a function of its own when it trains",
+    ),
+    **dict.fromkeys(
+        ("test_resize_downsample_scales_linear_align_corners", "test_resize_downsample_scales_cubic_align_corners"),
+        "the test aligns corners by a size that is no whole number; ONNX Runtime, and the rule, by the output's size",
+    ),
+    **dict.fromkeys(
+        ("test_attention_23_boolmask_fullymasked_row_nan_robustness_expanded",
+         "test_attention_4d_causal_nonpad_negative_offset_structural_empty_expanded",
+         "test_attention_23_fullymasked_qk_matmul_output_mode3_zero_expanded"),
+        "the Softmax of a row of minus infinities is NaN, and so is its gradient; the test puts 0 there afterwards",
+    ),
+}  # fmt: skip
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
 
 
@@ -73,10 +88,12 @@ def check(case: Any) -> Result:
         return result(NOT_SMOOTH, "of another domain than ai.onnx")
     if not all(isinstance(v, np.ndarray | np.generic) for v in (*inputs, *outputs)):
         return result(UNCHECKED, "sequences and optionals have no gradient")
-    if not (any(map(_is_float, inputs)) and any(map(_is_float, outputs))):
+    if not (any(map(is_float, inputs)) and any(map(is_float, outputs))):
         return result(NOT_SMOOTH, "")
     if newer := [o for o in operators(case) if not _known(o)]:
         return result(NEWER, f"{newer[0]} came after opset {OPSET}")
+    if case.name in HOPELESS:
+        return result(UNCHECKED, HOPELESS[case.name])
     if missing := [o for o in operators(case) if o not in RULES]:
         return result(UNCHECKED, f"no rule for {missing[0]}")
     try:
@@ -138,7 +155,7 @@ class Differentiated:
         node = self.model.graph[0] if len(self.model.graph) else None
         settings = SETTINGS.get(node.op_type, ()) if node is not None else ()
         fixed = {node.inputs[k] for k in settings if k < len(node.inputs)} if node is not None else set()
-        return [k for k, x in enumerate(self.model.graph.inputs) if _is_float(self.inputs[k]) and x not in fixed]
+        return [k for k, x in enumerate(self.model.graph.inputs) if is_float(self.inputs[k]) and x not in fixed]
 
     def _build(self, dtype: ir.DataType, *, constant: bool) -> onnx.ModelProto:
         g = GraphBuilder()
@@ -232,13 +249,13 @@ def _retype(node: ir.Node, dtype: ir.DataType) -> None:
         node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(array))
 
 
-def _is_float(array: Any) -> bool:
+def is_float(array: Any) -> bool:
     dtype = np.asarray(array).dtype
     return bool(dtype.kind == "f" or dtype.name == "bfloat16")
 
 
 def _as(array: Array, dtype: ir.DataType) -> Array:
-    return np.asarray(array, dtype.numpy()) if _is_float(array) else array
+    return np.asarray(array, dtype.numpy()) if is_float(array) else array
 
 
 # --- comparison
@@ -250,8 +267,8 @@ def _compare(test: Differentiated) -> tuple[str, str]:
     reference, runtime = _reference(test), _runtime(test)
     if reference is None and runtime is None:
         return UNCHECKED, "neither onnx.reference nor ONNX Runtime gives the outputs of the test"
-    verdict = FAILED, "no run"
-    for moved in (0.0, 0.02, 0.02):
+    verdict = UNCHECKED, "no differences to compare with: its outputs are not finite, or jump"
+    for moved in (0.0, 0.02, 0.05):
         arrays = _moved(test, moved)
         suffix = ", inputs moved off a kink" if moved else ""
         if reference is not None and (slopes := _slopes(test, reference, arrays, (1e-6, 1e-5, 1e-4), 1e-6)):
@@ -315,13 +332,13 @@ def _as_expected(test: Differentiated, found: dict[str, Array]) -> bool:
     return all(
         np.allclose(np.asarray(found[f"y{k}"], np.float64), np.asarray(y, np.float64), test.rtol, 1e-4, equal_nan=True)
         for k, y in enumerate(test.outputs)
-        if _is_float(y)
+        if is_float(y)
     )
 
 
 def _moved(test: Differentiated, by: float) -> list[Array]:
     """The inputs, those that vary a little away; infinities and NaN, which have no differences, become 0.3."""
-    random = np.random.default_rng(3)
+    random = np.random.default_rng(int(by * 100))
     arrays = [_as(a, ir.DataType.DOUBLE) for a in test.inputs]
     return [
         np.where(np.isfinite(a), a, 0.3) + by * random.uniform(0.5, 1.0, a.shape) if by and k in test.varied else a
@@ -380,6 +397,6 @@ def check_all(names: Iterable[str] | None = None) -> list[Result]:
     return found
 
 
-if __name__ == "__main__":
-    results = check_all(sys.argv[2:])
-    Path(sys.argv[1]).write_text(json.dumps([asdict(r) for r in results], indent=0), encoding="utf-8")
+if __name__ == "__main__":  # of the tests that are named, or of all
+    for result in check_all(sys.argv[1:]):
+        print(result.verdict, result.name, result.how, sep="\t")

@@ -58,6 +58,9 @@ def scatter_both(operator: str, shapes: tuple[Shape, Shape], index: Any, **attri
 ELEMENTS = [[0, 2], [1, 1], [0, -1]]
 NEGATIVE = [[0, 1], [-1, 2], [2, 0]]
 CASES = [
+    # A part that is empty, of which nothing is read.
+    Case("Squeeze", ((3, 1, 4),), label="empty", make=lambda g, x: g.concat(
+        [g.squeeze(x, [1]), g.squeeze(g.slice(x, [0], [0], [2]), [1])], 1)),
     *(Case(o) for o in ("Tan", "Atan", "Sinh", "Cosh", "Asinh")),
     # Defined between -1 and 1, or from 1 on.
     *(Case(o, make=lambda g, x, o=o: g.op(o, g.mul(g.op("Tanh", x), 0.9))) for o in ("Asin", "Acos", "Atanh")),
