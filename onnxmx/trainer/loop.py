@@ -131,11 +131,14 @@ def fit(
     state = initial_state(model, optimizer, plan.seed)
     # Before the first file: what cannot be trained leaves nothing behind.
     trainer = _Trainer(model, step, state, data, validation, plan, folder, _reporter(progress))
-    if folder:
+    if folder is None:
+        return trainer.run(Position())
+    with folder.locked():
+        folder.claim(configured=True)  # once more: another process may have been here meanwhile
         folder.sweep()
         model.save(folder.last)
         step.save(folder.path, state, {"identity": trainer.identity})
-    return trainer.run(Position())
+        return trainer.run(Position())
 
 
 def _check_kinds(model: Any, data: Any, validation: Any, optimizer: Any, clip: Any) -> None:
@@ -168,17 +171,19 @@ def resume(
 ) -> Run:
     """Go on with the run in `folder` from its newest checkpoint, to the same bytes as if it had never stopped.
 
-    Raises CheckpointError where the checkpoint is damaged, or data or settings are not those of the run.
+    Raises CheckpointError where the checkpoint is damaged, another process trains here, or data or settings are not
+    those of the run.
     """
     run = RunDirectory(folder)
     if not run.started:
         raise CheckpointError(f"{run.path} expected a run that has started; found none", mend="Train it with -o first.")
-    model, step = load(run.last), StepGraph.load(run.path)
-    data, validation = _fit_both(model, data, validation, plan)
-    state, position = run.load_checkpoint(_identity(step, data, validation, plan))
-    run.sweep()
-    run.rewind_log(position.log_bytes)
-    return _Trainer(model, step, state, data, validation, plan, run, _reporter(progress)).run(position)
+    with run.locked():
+        model, step = load(run.last), StepGraph.load(run.path)
+        data, validation = _fit_both(model, data, validation, plan)
+        state, position = run.load_checkpoint(_identity(step, data, validation, plan))
+        run.sweep()
+        run.rewind_log(position.log_bytes)
+        return _Trainer(model, step, state, data, validation, plan, run, _reporter(progress)).run(position)
 
 
 class _Trainer:

@@ -37,6 +37,8 @@ def train(config: TrainConfig, out: str | os.PathLike[str], *, progress: bool = 
     config.save(folder.config)
     try:
         return _start(config, out, progress)
+    except CheckpointError:
+        raise  # another process was here first: the folder is its own
     except OnnxmxError:
         folder.release()
         raise

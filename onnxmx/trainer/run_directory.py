@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ import numpy as np
 from onnxmx.errors import CheckpointError
 from onnxmx.files import explain, write_atomic
 from onnxmx.trainer import state
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: two processes are not told apart there
+    fcntl = None  # type: ignore[assignment]
 
 Array = np.ndarray[Any, Any]
 _KEPT = 2  # checkpoints; the older one is there in case the newer one is damaged
@@ -74,6 +80,37 @@ class RunDirectory:
             self.config.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # other files live here
                 self.path.rmdir()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold this folder for one process. The kernel frees it when that ends, by kill -9 too.
+
+        Raises CheckpointError where another process trains here.
+        """
+        if fcntl is None:
+            yield
+            return
+        path = self.path / ".lock"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = path.open("ab")
+        except OSError as error:
+            raise explain(error, path) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Another may have ended, and deleted the file, between its opening and its lock.
+                held = path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+            except (BlockingIOError, FileNotFoundError):
+                held = False
+            if not held:
+                raise CheckpointError(
+                    f"another process trains in {self.path}", mend="Wait for its end, or choose another folder with -o."
+                )
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, newest first."""

@@ -60,7 +60,9 @@ def files(run: Path) -> dict[str, bytes]:
 
 
 def state_of(run: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file() and p.name != ".lock"
+    }
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +154,25 @@ def test_ctrl_c_stops_after_a_step_and_says_how_to_go_on(
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert ended.history == [line for line in lines if "batch" not in line]
     assert len(ended.history) == EPOCHS
+
+
+def test_one_process_trains_in_a_folder(folder: Path, worker: Worker, uninterrupted: dict[str, bytes]) -> None:
+    run = folder / "shared"
+    child = worker.start("train", config=config(folder), out=str(run), stderr=folder / "shared.err")
+    wait_until(lambda: newest(run) > (0, 0))
+    os.kill(child, signal.SIGSTOP)
+    try:
+        (run / ".last.onnx.01234567.tmp").write_bytes(b"what the other is writing")
+        before = state_of(run)
+        with pytest.raises(CheckpointError, match="another process trains in "):
+            resume_run(run, progress=False)
+        assert state_of(run) == before
+    finally:
+        os.kill(child, signal.SIGKILL)
+    worker.wait()
+    resume_run(run, progress=False)  # the kernel has freed it
+    assert but_config(files(run)) == but_config(uninterrupted)
+    assert not list(run.glob(".*"))
 
 
 @pytest.fixture(scope="module")
