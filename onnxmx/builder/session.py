@@ -44,7 +44,7 @@ def open_session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     known = ["CommonSubexpressionElimination"] if tidy else None
     try:
-        return ort.InferenceSession(graph, options, providers=_providers(ort, provider), disabled_optimizers=known)
+        return ort.InferenceSession(graph, options, providers=providers(provider), disabled_optimizers=known)
     except OnnxmxError:
         raise
     except Exception as error:  # onnxruntime has no common base for what it raises here
@@ -59,7 +59,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _providers(ort: Any, provider: str) -> list[str]:
+def providers(provider: str) -> list[str]:
+    """ONNX Runtime's names for `provider`. Raises UsageError for an unknown one, MissingExtraError without it."""
+    ort = runtime()
     wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(provider)
     if wanted is None:
         raise UsageError(f"provider expected 'cpu' or 'cuda'; found {provider!r}", mend="Use one of the two.")

@@ -15,7 +15,7 @@ from typing import Any
 from onnxmx import models
 from onnxmx.builder.layers import Layer
 from onnxmx.builder.model import InputSpec, Model, load
-from onnxmx.builder.session import cores, runtime
+from onnxmx.builder.session import cores, providers
 from onnxmx.builder.source import line_of
 from onnxmx.builder.values import Dim
 from onnxmx.errors import CheckpointError, ModelFileError, OnnxmxError, UsageError, unknown_name
@@ -30,7 +30,7 @@ def train(config: TrainConfig, out: str | os.PathLike[str], *, progress: bool = 
     """Train as `config` says, into the folder `out`, which must not hold a run yet."""
     folder = RunDirectory(out)
     folder.claim()
-    runtime()  # before the first file: without it the run could start nowhere
+    providers(config.provider)  # before the first file: without it the run could start nowhere
     config = dataclasses.replace(config, threads=cores() if config.threads is None else config.threads)
     config.check()
     # From here on `--resume` can repeat the run from its start.

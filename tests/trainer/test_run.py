@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 import onnxmx as mx
-from onnxmx.errors import CheckpointError, DataError, GradientError, ModelFileError, OnnxmxError, UsageError
+from onnxmx.errors import (
+    CheckpointError,
+    DataError,
+    GradientError,
+    MissingExtraError,
+    ModelFileError,
+    OnnxmxError,
+    UsageError,
+)
 from onnxmx.trainer.autodiff import RULES
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.data import Dataset, get_dataset
@@ -256,3 +264,10 @@ def test_labels_outside_the_classes(tmp_path: Path) -> None:
     mx.models.mlp((4,), classes=3).build(x=("batch", 4)).save(tmp_path / "m.onnx")
     with pytest.raises(DataError, match=r"\[0, 3\)"):
         train(TrainConfig(str(tmp_path / "m.onnx"), str(tmp_path / "d.npz")), tmp_path / "r", progress=False)
+
+
+def test_a_provider_that_is_not_installed_leaves_nothing_behind(tmp_path: Path) -> None:
+    config = TrainConfig("mlp", "digits", provider="cuda")
+    with pytest.raises(MissingExtraError, match=r"pip install 'onnxmx\[gpu\]'"):
+        train(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxmx.builder.session import open_session, runtime
+from onnxmx.builder.session import open_session, providers, runtime
 from onnxmx.builder.values import show_shape
 from onnxmx.errors import CheckpointError, DataError, OnnxmxError
 from onnxmx.trainer.step import StepGraph
@@ -37,6 +37,7 @@ class OrtEngine:
         provider: str = "cpu",
     ) -> None:
         self._ort = runtime()
+        providers(provider)  # before the first buffer, which would fail with less to say
         self._device = provider
         inputs = {port["name"]: port for port in step.spec["inputs"]}
         self._batch_inputs = {name.removeprefix("batch."): p for name, p in inputs.items() if name.startswith("batch.")}
