@@ -71,6 +71,11 @@ class MissingExtraError(OnnxmxError):
         )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message that says something, or else the kind of the error."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def nearest(name: str, options: Iterable[str]) -> str | None:
     """The option closest to `name`, or None when nothing is close."""
     matches = difflib.get_close_matches(name.lower(), {o.lower(): o for o in options}, n=1, cutoff=0.5)

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.guard import graphs, nodes
 from onnxmx.builder.inference import IR_VERSION, OPSET
-from onnxmx.errors import ModelFileError
+from onnxmx.errors import ModelFileError, first_line
 
 OLDEST = 7
 """The first opset with today's broadcasting; the converter of ONNX knows no way up from the ones before it."""
@@ -115,10 +115,6 @@ def check(proto: onnx.ModelProto, what: str = "the model", *, full: bool = True)
     except Exception as error:  # ValidationError, InferenceError, ValueError, RuntimeError: by what is wrong
         raise ModelFileError(f"{what} is not valid ONNX: {first_line(error)}", mend=_DAMAGED) from error
     return proto
-
-
-def first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 # --- versions

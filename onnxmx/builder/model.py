@@ -17,18 +17,18 @@ import onnx_ir as ir
 from onnxmx.builder import drawing, weights
 from onnxmx.builder.external import read_external
 from onnxmx.builder.foreign import check as check
-from onnxmx.builder.foreign import first_line, normalize, tidy
+from onnxmx.builder.foreign import normalize, tidy
 from onnxmx.builder.graph import GraphBuilder
 from onnxmx.builder.guard import MAX_BYTES
 from onnxmx.builder.guard import inspect as inspect_file
 from onnxmx.builder.inference import OPSET
 from onnxmx.builder.layers.base import Layer
-from onnxmx.builder.session import open_session
+from onnxmx.builder.session import open_session, run_errors
 from onnxmx.builder.source import line_of, user_line
 from onnxmx.builder.summary import Summary, real_inputs, summarize
 from onnxmx.builder.surgery import TRAINABLE, Surgery
 from onnxmx.builder.values import Dim, Value, dims, show_shape
-from onnxmx.errors import DataError, GraphError, ModelFileError, UsageError, unknown_name
+from onnxmx.errors import DataError, GraphError, ModelFileError, UsageError, first_line, unknown_name
 from onnxmx.files import write_atomic
 
 Array = np.ndarray[Any, Any]
@@ -182,13 +182,8 @@ class Model(Surgery):
         feeds = self._feeds(args, kwargs)
         if self._session is None:
             self._session = open_session(self.to_bytes())
-        try:
+        with run_errors("expected inputs that the model can compute"):
             results = self._session.run(list(self.outputs), feeds)
-        except Exception as error:  # onnxruntime has no common base for what it raises here
-            raise DataError(
-                f"expected inputs that the model can compute; ONNX Runtime found: {first_line(error)}",
-                mend="Check the values: an index may be out of range.",
-            ) from error
         return results[0] if len(results) == 1 else dict(zip(self.outputs, results, strict=True))
 
     def _feeds(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Array]:

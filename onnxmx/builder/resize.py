@@ -8,11 +8,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxmx.builder.foreign import first_line
 from onnxmx.builder.literals import is_size
 from onnxmx.builder.source import user_line
 from onnxmx.builder.values import Dim, dims, show_shape
-from onnxmx.errors import ShapeError, UsageError
+from onnxmx.errors import ShapeError, UsageError, first_line
 
 
 def with_sizes(model: ir.Model, inputs: Mapping[str, Sequence[Dim]]) -> ir.Model:

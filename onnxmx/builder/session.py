@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from onnxmx.errors import GraphError, MissingExtraError, OnnxmxError, UsageError
+from onnxmx.errors import DataError, GraphError, MissingExtraError, OnnxmxError, UsageError, first_line
 
 
 def runtime(purpose: str = "Running a graph") -> Any:
@@ -43,15 +45,23 @@ def open_session(
     # Without this, threads of an idle session go on spinning and slow down the others of the process.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     known = ["CommonSubexpressionElimination"] if tidy else None
+    names = providers(provider)
+    expected = f"expected a graph that ONNX Runtime {ort.__version__} can run"
+    with run_errors(expected, GraphError, mend="A newer onnxruntime may know its operators."):
+        return ort.InferenceSession(graph, options, providers=names, disabled_optimizers=known)
+
+
+@contextmanager
+def run_errors(
+    expected: str, kind: type[OnnxmxError] = DataError, *, mend: str = "Check the values: an index may be out of range."
+) -> Iterator[None]:
+    """Makes a `kind` of what ONNX Runtime raises inside: `expected`, then the first line of what it found."""
     try:
-        return ort.InferenceSession(graph, options, providers=providers(provider), disabled_optimizers=known)
+        yield
     except OnnxmxError:
         raise
-    except Exception as error:  # onnxruntime has no common base for what it raises here
-        raise GraphError(
-            f"expected a graph that ONNX Runtime {ort.__version__} can run; it refused this one: {error}",
-            mend="A newer onnxruntime may know its operators.",
-        ) from error
+    except Exception as error:  # onnxruntime has no common base for what it raises
+        raise kind(f"{expected}; ONNX Runtime found: {first_line(error)}", mend=mend) from error
 
 
 def cores() -> int:

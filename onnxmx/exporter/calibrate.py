@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxmx.builder.session import run_errors
 from onnxmx.errors import DataError
 from onnxmx.exporter.quiet import quiet
 from onnxmx.trainer.data import Dataset
@@ -75,13 +76,8 @@ class _Reader:
 
 
 def _of_batch(calibrator: Any, batch: dict[str, Array]) -> Ranges:
-    try:
+    with run_errors("expected calibration data that the model can compute", mend="Check its shape and values."):
         calibrator.collect_data(_Reader(batch))
-    except Exception as error:  # onnxruntime has no common base for what it raises here
-        raise DataError(
-            f"expected calibration data that the model can compute; ONNX Runtime found: {str(error).splitlines()[0]}",
-            mend="Check its shape and values.",
-        ) from error
     found = calibrator.compute_data()
     calibrator.calibrate_tensors_range = None  # or it would merge this batch into the next
     ranges: Ranges = {}

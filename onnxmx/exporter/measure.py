@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import open_session, runtime
-from onnxmx.errors import DataError, OnnxmxError
+from onnxmx.errors import DataError
 from onnxmx.exporter.report import Latency, Machine
 from onnxmx.trainer import losses, metrics
 from onnxmx.trainer.data import Dataset
@@ -41,16 +41,7 @@ class Quality:
 
     def of(self, model: Model) -> dict[str, float]:
         """Loss and metric by name. Raises DataError where it cannot compute the data, or gives no finite loss."""
-        try:
-            measured = Evaluator(model, loss=self.loss, measure=[self.metric], threads=self.threads).run(self.data, 256)
-        except OnnxmxError:
-            raise
-        except Exception as error:  # onnxruntime has no common base for what it raises here
-            raise DataError(
-                f"expected samples in {self.data.name} that the model can compute; "
-                f"ONNX Runtime found: {str(error).splitlines()[0]}",
-                mend="Check their values: an index may be out of range.",
-            ) from error
+        measured = Evaluator(model, loss=self.loss, measure=[self.metric], threads=self.threads).run(self.data, 256)
         if not np.isfinite(list(measured.values())).all():
             raise DataError(f"expected a finite loss on {self.data.name}; found {measured}", mend="Train it again.")
         return measured

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.model import Model
-from onnxmx.builder.session import open_session, runtime
+from onnxmx.builder.session import open_session, run_errors, runtime
 from onnxmx.builder.values import Dim, show_shape
 from onnxmx.errors import DataError
 from onnxmx.trainer import losses, metrics
@@ -73,8 +73,9 @@ class Evaluator:
         for _, batch in Loader(data, self._batch or batch_size, shuffle=False).epoch(0):
             target = batch.pop(label)
             feeds = {name: value(array) for name, array in batch.items()} | dict(weights or {})
-            (output,) = self._model.run_with_ort_values([self._output], feeds)
-            measured = self._measures.run_with_ort_values(names, {"output": output, "label": value(target)})
+            with run_errors(f"expected samples in {data.name} that the model can compute"):
+                (output,) = self._model.run_with_ort_values([self._output], feeds)
+                measured = self._measures.run_with_ort_values(names, {"output": output, "label": value(target)})
             total += len(target) * np.array([m.numpy() for m in measured], np.float64)
         return {n.removeprefix("metric."): float(t) for n, t in zip(names, total / len(data), strict=True)}
 

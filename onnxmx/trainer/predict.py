@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxmx.builder.model import Model
-from onnxmx.builder.session import open_session
+from onnxmx.builder.session import open_session, run_errors
 from onnxmx.errors import DataError, ModelFileError, ShapeError, UsageError
 from onnxmx.trainer.data import Preprocessing
 from onnxmx.trainer.samples import Sample, read_file, read_lines, sample_shape
@@ -85,14 +85,8 @@ class Predictor:
         # A model of a fixed batch size gets its last sample repeatedly.
         rows = batch + batch[-1:] * (max(self._fixed or 0, count) - count)
         feeds = {name: self._prepare(name, np.stack([arrays[name] for _, arrays in rows])) for name in self._ports}
-        first = batch[0][0]
-        try:
+        with run_errors(f"{batch[0][0]}: expected samples that the model can compute"):
             results = self._session.run(self._outputs, feeds)
-        except Exception as error:  # onnxruntime has no common base for what it raises here
-            raise DataError(
-                f"{first}: expected samples that the model can compute; ONNX Runtime found: {error}",
-                mend="Check the values: an index may be out of range.",
-            ) from error
         for name, result in zip(self._outputs, results, strict=True):
             if not result.ndim or len(result) != len(rows):
                 raise ShapeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import pytest
 
 import onnxmx.builder.layers as L
 from onnxmx.builder.model import build
-from onnxmx.builder.session import open_session
+from onnxmx.builder.session import open_session, run_errors
 from onnxmx.builder.source import line_of, user_line
-from onnxmx.errors import GraphError, MissingExtraError, UsageError
+from onnxmx.errors import DataError, GraphError, MissingExtraError, UsageError
 
 BYTES = build(L.relu, x=("batch", 3)).to_bytes()
 
@@ -32,8 +33,25 @@ def test_providers() -> None:
 
 
 def test_a_graph_that_is_refused() -> None:
-    with pytest.raises(GraphError, match=r"expected a graph that ONNX Runtime .* can run; it refused this one"):
+    with pytest.raises(GraphError, match=r"expected a graph that ONNX Runtime .* can run; ONNX Runtime found: "):
         open_session(b"not a graph")
+
+
+@pytest.mark.parametrize(
+    ("raised", "found"),
+    [
+        (RuntimeError("[ONNXRuntimeError] : 1 : FAIL\nstack"), r"found: \[ONNXRuntimeError\] : 1 : FAIL$"),
+        (RuntimeError("\n \nlate"), "found: late$"),
+        (RuntimeError(""), "found: RuntimeError$"),
+    ],
+)
+def test_what_a_run_raises_in_one_line(raised: Exception, found: str) -> None:
+    with pytest.raises(DataError) as caught, run_errors("expected samples"):
+        raise raised
+    assert re.search(f"^expected samples; ONNX Runtime {found}", caught.value.problem)
+    assert caught.value.__cause__ is raised
+    with pytest.raises(UsageError, match="mine"), run_errors("expected samples"):
+        raise UsageError("mine")
 
 
 def test_a_line_says_nothing_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

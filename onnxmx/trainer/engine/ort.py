@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxmx.builder.session import open_session, providers, runtime
+from onnxmx.builder.session import open_session, providers, run_errors, runtime
 from onnxmx.builder.values import show_shape
-from onnxmx.errors import CheckpointError, DataError, OnnxmxError
+from onnxmx.errors import CheckpointError, DataError
 from onnxmx.trainer.step import StepGraph
 
 Array = np.ndarray[Any, Any]
@@ -62,10 +62,8 @@ class OrtEngine:
         for name, array in batch.items():
             value = self._ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
             binding.bind_ortvalue_input(f"batch.{name}", value)
-        try:
+        with run_errors("expected a batch that the step can compute"):
             self._session.run_with_iobinding(binding)
-        except Exception as error:  # onnxruntime has no common base for what it raises here
-            raise OnnxmxError(f"ONNX Runtime could not run the step: {str(error).splitlines()[0]}") from error
         self._now = 1 - self._now
         return {name: float(view) for name, view in self._scalar_views.items()}
 
