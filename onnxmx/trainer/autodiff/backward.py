@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -20,15 +20,24 @@ def gradients(g: GraphBuilder, of: ir.Value, wrt: Sequence[ir.Value]) -> list[Va
     """
     if of.shape is None or len(of.shape) != 0:
         raise GradientError(f"a gradient is taken of a scalar; found {of.name!r} of shape {of.shape}")
-    nodes = list(g.graph)
+    return pull_back(g, list(g.graph), {of: g.cast_like(np.float32(1.0), of)}, wrt)
+
+
+def pull_back(
+    g: GraphBuilder, nodes: Sequence[ir.Node], dys: Mapping[ir.Value, Value], wrt: Sequence[ir.Value]
+) -> list[Value | None]:
+    """Add to `g` what the gradients `dys` of some values of `nodes` are worth at each value of `wrt`, in that order.
+
+    nodes: a part of a graph, in its order.   A value of `wrt` that no value of `dys` depends on gets None.
+    """
     varying = _depending_on(nodes, wrt)
-    partial: dict[ir.Value, list[Value]] = {of: [g.cast_like(np.float32(1.0), of)]}
+    partial: dict[ir.Value, list[Value]] = {y: [dy] for y, dy in dys.items()}
     total: dict[ir.Value, Value | None] = {}
     for node in reversed(nodes):
-        dys = [total.setdefault(y, _sum(g, partial.pop(y, []))) for y in node.outputs]
-        if not varying.intersection(node.outputs) or all(dy is None for dy in dys):
+        gathered = [total.setdefault(y, _sum(g, partial.pop(y, []))) for y in node.outputs]
+        if not varying.intersection(node.outputs) or all(dy is None for dy in gathered):
             continue
-        for x, dx in zip(node.inputs, _of_inputs(g, node, dys), strict=False):
+        for x, dx in zip(node.inputs, _of_inputs(g, node, gathered), strict=False):
             if x is not None and x in varying and dx is not None:
                 partial.setdefault(x, []).append(dx)
     return [total.get(x) or _sum(g, partial.get(x, [])) for x in wrt]
