@@ -93,8 +93,12 @@ def fit_data(model: Model, data: Dataset, loss: str | losses.Loss) -> Dataset:
             mend="softmax_cross_entropy takes class numbers, integers; mean_squared_error takes floats of the shape of "
             "the model's output.",
         )
-    *_, classes = next(iter(model.outputs.values())).shape or (None,)
-    if rules.classes and isinstance(classes, int):
+    output = only_output(model)
+    if (
+        rules.classes
+        and output.shape is not None
+        and isinstance(classes := output.shape[losses.class_axis(output)], int)
+    ):
         data.check_classes(classes)
     return data
 

@@ -20,8 +20,8 @@ class Loss:
     """A loss by name.
 
     compute: (builder, output, label) -> scalar.
-    classes: whether labels are class numbers, int64 of the output's shape without its last dimension; otherwise
-    they are float32 of the output's own shape.
+    classes: whether labels are class numbers, int64 of the output's shape without that of the classes (`class_axis`);
+    otherwise they are float32 of the output's own shape.
     """
 
     name: str
@@ -35,18 +35,34 @@ class Loss:
         dims = [d if isinstance(d, int) else d.value for d in output.shape]
         if not self.classes:
             return dims, FLOAT
-        if not dims or not isinstance(dims[-1], int):
+        axis = class_axis(output)
+        if not dims or not isinstance(dims[axis], int):
             raise ShapeError(
-                f"{self.name} expected an output whose last dimension is the number of classes; "
-                f"found {describe(output)}",
-                mend="End the model in a Dense layer with one unit for each class.",
+                f"{self.name} expected an output whose {'last' if axis < 0 else 'second'} dimension is the number of "
+                f"classes; found {describe(output)}",
+                mend="End the model in a Dense layer with one unit for each class; for each pixel, in a Conv2D.",
             )
-        return dims[:-1], INT64
+        del dims[axis]
+        return dims, INT64
+
+
+def class_axis(output: ir.Value) -> int:
+    """Where the classes of an output are: the last axis of (batch, classes) and (batch, time, classes), axis 1 of
+    images, (batch, classes, height, width), and of volumes.
+
+    Source: ONNX's SoftmaxCrossEntropyLoss, for which it is always axis 1.
+    """
+    return 1 if output.shape is not None and len(output.shape) > 3 else -1
 
 
 def softmax_cross_entropy(g: GraphBuilder, logits: ir.Value, label: ir.Value) -> Value:
-    """-log softmax(logits)[label], the mean over the batch.   logits: (batch, ..., classes)   label: (batch, ...)"""
-    return g.neg(_mean_of_rows(g, g.mul(one_hot(g, label, logits), g.op("LogSoftmax", logits, axis=-1))))
+    """-log softmax(logits)[label], the mean over all labels.
+
+    logits: (batch, ..., classes), or (batch, classes, height, width)   label: the same without classes, int64
+    """
+    axis = class_axis(logits)
+    chosen = g.mul(one_hot(g, label, logits), g.op("LogSoftmax", logits, axis=axis))
+    return g.neg(g.reduce_mean(g.reduce_sum(chosen, [axis], keepdims=False), keepdims=False))
 
 
 def mean_squared_error(g: GraphBuilder, output: ir.Value, label: ir.Value) -> Value:
@@ -56,16 +72,15 @@ def mean_squared_error(g: GraphBuilder, output: ir.Value, label: ir.Value) -> Va
 
 
 def one_hot(g: GraphBuilder, label: ir.Value, logits: ir.Value) -> Value:
-    """1 where the last index is the label, else 0, in the shape and element type of the logits."""
+    """1 where the index along the classes is the label, else 0, in the shape and element type of the logits."""
     assert logits.shape is not None
-    classes = logits.shape[-1]
+    axis = class_axis(logits)
+    classes = logits.shape[axis]
     assert isinstance(classes, int)
-    return g.cast_like(g.equal(g.unsqueeze(label, [-1]), np.arange(classes, dtype=np.int64)), logits)
-
-
-def _mean_of_rows(g: GraphBuilder, x: Value) -> Value:
-    """The sum over the last axis, the mean over the others."""
-    return g.reduce_mean(g.reduce_sum(x, [-1], keepdims=False), keepdims=False)
+    numbers = np.arange(classes, dtype=np.int64)
+    if axis == 1:
+        numbers = numbers.reshape(-1, *[1] * (len(logits.shape) - 2))
+    return g.cast_like(g.equal(g.unsqueeze(label, [axis]), numbers), logits)
 
 
 LOSSES = {

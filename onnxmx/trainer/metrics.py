@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import UsageError, unknown_name
-from onnxmx.trainer.losses import Loss, LossFunction
+from onnxmx.trainer.losses import Loss, LossFunction, class_axis
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Metric:
 
 
 def accuracy(g: GraphBuilder, logits: ir.Value, label: ir.Value) -> Value:
-    """The share of labels that are the largest logit.   logits: (batch, ..., classes)   label: (batch, ...) int64"""
-    chosen = g.op("ArgMax", logits, axis=-1, keepdims=0)
+    """The share of labels that are the largest logit.   logits, label: as softmax_cross_entropy takes them"""
+    chosen = g.op("ArgMax", logits, axis=class_axis(logits), keepdims=0)
     return g.reduce_mean(g.cast(g.equal(chosen, label), FLOAT), keepdims=False)
 
 
