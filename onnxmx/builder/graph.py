@@ -213,6 +213,7 @@ class GraphBuilder(Ops):
             raise self.misfit(node, error.problem) from error
         for out, (kind, shape) in zip(node.outputs, kinds, strict=True):
             out.type, out.shape = kind, None if shape is None else ir.Shape(shape)
+        node.meta["function"] = function
         self.graph.opset_imports.setdefault(DOMAIN, 1)
         self.graph.append(node)
         return tuple(node.outputs)  # type: ignore[arg-type]  # _node made them Values

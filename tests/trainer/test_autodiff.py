@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.errors import GradientError
 from onnxmx.trainer.autodiff import RULES, gradient, gradients, refuse_gradient, zero_gradient
@@ -178,6 +179,21 @@ def test_each_domain_has_rules_of_its_own(registry: None) -> None:
     assert (RULES["Gelu"], RULES["Relu"], RULES["Tanh"]) == kept
     assert {f"com.microsoft.{name}" for name in ("Gelu", "Relu", "Tanh")} < set(RULES)
     assert rule_for(ir.Node("ai.onnx", "Gelu", [])) is kept[0]
+
+
+@function(outputs=("product", "sum"))
+def ProductAndSum(g: GraphBuilder, a: ir.Value, b: ir.Value, *, factor: ir.Value) -> tuple[Value, Value]:
+    """product = factor a b;  sum = sum(exp(a), axis -1) + b"""
+    return g.mul(g.mul(a, b), factor), g.add(g.reduce_sum(g.exp(a), [-1]), b)
+
+
+def test_a_function_without_a_rule_is_differentiated_as_what_it_is_made_of() -> None:
+    both = derivative(lambda g, x: g.add(*ProductAndSum(g, x, 2.0, factor=3.0)))
+    np.testing.assert_allclose(both, 6.0 + 3 * np.exp(X), rtol=1e-6)
+    product = derivative(lambda g, x: ProductAndSum(g, x, g.mul(x, x), factor=3.0)[0])
+    np.testing.assert_allclose(product, 9.0 * X**2, rtol=1e-5)
+    one = derivative(lambda g, x: ProductAndSum(g, x, x, factor=0.5)[0])
+    np.testing.assert_allclose(one, X, rtol=1e-6)
 
 
 @pytest.mark.parametrize("sizes", [(1, 4), (4, 1), (4, 4)])

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.errors import GradientError
-from onnxmx.trainer.autodiff.registry import rule_for
+from onnxmx.trainer.autodiff.registry import Rule, has_rule, rule_for
 
 
 def gradients(g: GraphBuilder, of: ir.Value, wrt: Sequence[ir.Value]) -> list[Value | None]:
@@ -48,7 +48,7 @@ def _of_inputs(g: GraphBuilder, node: ir.Node, dys: Sequence[Value | None]) -> t
     source = node.metadata_props.get("onnxmx.source")
     try:
         with g.scope(f"grad.{node.name}", source=source, absolute=True):
-            dxs = rule_for(node)(g, node, *dys)
+            dxs = _rule(node)(g, node, *dys)
     except GradientError as error:
         raise GradientError(error.problem, at=error.at or source, mend=error.mend) from None
     dxs = dxs if isinstance(dxs, tuple) else (dxs,)
@@ -60,6 +60,26 @@ def _of_inputs(g: GraphBuilder, node: ir.Node, dys: Sequence[Value | None]) -> t
             mend="Return one gradient for each input, in their order, and None where there is none.",
         )
     return dxs
+
+
+def _rule(node: ir.Node) -> Rule:
+    """The rule of the node's operator; a function that has none is differentiated as what it is made of."""
+    return _through_body if "function" in node.meta and not has_rule(node) else rule_for(node)
+
+
+def _through_body(g: GraphBuilder, node: ir.Node, *dys: Value | None) -> tuple[Value | None, ...]:
+    """The body of a function once more, on the node's own inputs, and the sweep over that.
+
+    ONNX Runtime puts the function in place of the node too, and computes only once what the two have in common.
+    """
+    function = node.meta["function"]
+    # Where the node reads one value twice, each reading has a gradient of its own.
+    xs = [g.op("Identity", x) if x in node.inputs[:k] else x for k, x in enumerate(node.inputs)]
+    before = len(g.graph)
+    made = function.trace(g, *xs, **{name: a.value for name, a in node.attributes.items()})
+    ys = made if isinstance(made, tuple) else (made,)
+    known = {y: dy for y, dy in zip(ys, dys, strict=True) if dy is not None}
+    return tuple(pull_back(g, list(g.graph)[before:], known, [x for x in xs if x is not None]))
 
 
 def _depending_on(nodes: Sequence[ir.Node], values: Sequence[ir.Value]) -> set[ir.Value | None]:

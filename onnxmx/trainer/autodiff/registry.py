@@ -51,6 +51,11 @@ def refuse_gradient(*operators: str, why: str, domain: str = "") -> None:
         RULES[_key(domain, operator)] = Refusal(why)
 
 
+def has_rule(node: ir.Node) -> bool:
+    """Whether something is said of the node's operator."""
+    return _key(node.domain, node.op_type) in RULES
+
+
 def rule_for(node: ir.Node) -> Rule:
     """The rule of a node's operator. Raises GradientError where there is none."""
     key = _key(node.domain, node.op_type)
