@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 Shape = tuple[int, ...]
 
@@ -50,3 +51,9 @@ class Case:
         return " ".join([self.operator, *map(str, self.shapes), self.label or str(self.attributes or "")]).replace(
             " ", ""
         )
+
+
+def computed(g: Any, x: Any, numbers: list[int]) -> Any:
+    """Integers that are not known while the graph is built."""
+    zero = g.cast(g.mul(g.reduce_sum(x, keepdims=False), 0.0), ir.DataType.INT64)
+    return g.add(zero, np.array(numbers, np.int64))

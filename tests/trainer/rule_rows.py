@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
-from tests.trainer.rule_case import Case, Shape
+from tests.trainer.rule_case import Case, Shape, computed
 
 
 def transposed(shapes: tuple[Shape, ...], *, wrong: bool = False, **attributes: Any) -> Case:
@@ -20,17 +21,20 @@ def pool(operator: str, shape: Shape, kernel: list[int], **attributes: Any) -> C
     return Case(operator, (shape,), attributes, distinct=True, step=0.01 if operator == "MaxPool" else None)
 
 
-def pad(shape: Shape, pads: list[int], mode: str = "constant", axes: list[int] | None = None) -> Case:
-    along = None if axes is None else np.array(axes, np.int64)
+def pad(
+    shape: Shape, pads: list[int], mode: str = "constant", axes: list[int] | None = None, unknown: bool = False
+) -> Case:
+    def make(g: Any, x: Any) -> Any:
+        along = None if axes is None else np.array(axes, np.int64)
+        ends = computed(g, x, pads) if unknown else np.array(pads, np.int64)
+        y = g.op("Pad", x, ends, None, along, mode=mode)
+        if unknown:
+            y.shape = ir.Shape([None] * len(shape))
+        return y
+
     # onnx.reference does not cut; padding is linear, so any step is exact.
     step = 0.5 if min(pads) < 0 else None
-    return Case(
-        "Pad",
-        (shape,),
-        make=lambda g, x: g.op("Pad", x, np.array(pads, np.int64), None, along, mode=mode),
-        label=f"{pads}{mode}{axes}",
-        step=step,
-    )
+    return Case("Pad", (shape,), make=make, label=f"{pads}{mode}{axes}{unknown}", step=step)
 
 
 def resize(
@@ -99,6 +103,10 @@ CASES = [
     pad(IMAGE, [0, 0, 0, -1, 0, 0, 0, 0]),
     *(pad(IMAGE, p, m) for m in ("reflect", "edge", "wrap")
       for p in ([0, 0, 2, 3, 0, 0, 1, 2], [0, 0, 0, 1, 0, 0, 0, 0], [0, 0, 3, 0, 0, 0, 0, 1])),
+    # Cut and mirrored at once.
+    *(pad(IMAGE, [0, 0, -1, 2, 0, 0, 2, -1], m) for m in ("reflect", "edge", "wrap")),
+    *(pad(IMAGE, p, m, [2, -1], unknown=True)
+      for p in ([1, 2, 0, 1], [-1, 2, 2, -1]) for m in ("constant", "reflect", "edge", "wrap")),
     Case("Pad", ((3, 4), ()), make=lambda g, x, v: g.op("Pad", x, np.array([1, 0, 0, 2], np.int64), v), label="value"),
     resize(IMAGE, scales=[1, 1, 2, 3], coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
     resize(IMAGE, scales=[1, 1, 2, 2]),

@@ -17,7 +17,7 @@ from onnxmx.trainer.autodiff.registry import Refusal
 from onnxmx.trainer.functions import BatchNorm, Dropout
 from tests.trainer import rows_operators, rows_space, rule_rows
 from tests.trainer.oracle import finite_difference_error, loss_and_gradients, piecewise_linear_error, runtime_error
-from tests.trainer.rule_case import Case, Shape
+from tests.trainer.rule_case import Case, Shape, computed
 
 
 def conv(shapes: tuple[Shape, ...], **attributes: Any) -> Case:
@@ -52,16 +52,14 @@ def integers(operator: str, index: Any, shape: Shape, **attributes: Any) -> Case
     )  # fmt: skip
 
 
-def cut(shape: Shape, *bounds: list[int], computed: bool = False) -> Case:
-    """A Slice; bounds are starts, ends, axes, steps. computed: the starts are no constant."""
+def cut(shape: Shape, *bounds: list[int], unknown: bool = False) -> Case:
+    """A Slice; bounds are starts, ends, axes, steps. unknown: the starts are no constant."""
 
     def make(g: Any, x: Any) -> Any:
         starts, *others = (np.array(b, np.int64) for b in bounds)
-        # Size - Size is a zero that is not known while the graph is built.
-        zero = g.sub(g.op("Size", x), g.op("Size", x))
-        return g.op("Slice", x, g.add(zero, starts) if computed else starts, *others)
+        return g.op("Slice", x, computed(g, x, bounds[0]) if unknown else starts, *others)
 
-    return Case("Slice", (shape,), make=make, label=f"{bounds}{computed}")
+    return Case("Slice", (shape,), make=make, label=f"{bounds}{unknown}")
 
 
 def split(shape: Shape, sizes: list[int], axis: int, use: list[int]) -> Case:
@@ -184,7 +182,7 @@ CASES = [
     cut((4, 5, 3), [0, 2, 1], [2, 5, 3]),
     cut((4, 5), [-1], [np.iinfo(np.int64).min], [1], [-1]),
     cut((4, 7), [6, 0], [0, 4], [1, 0], [-2, 3]),
-    cut((4, 7), [1, -5], [3, 6], [0, 1], computed=True),
+    cut((4, 7), [1, -5], [3, 6], [0, 1], unknown=True),
     split((4, 6), [2, 3, 1], 1, [0, 1, 2]),
     split((4, 6), [2, 3, 1], -1, [2]),
     *(recurrent(o, d, n) for o in GATES for d in ("forward", "reverse", "bidirectional") for n in (None, [2, 4, 1])),

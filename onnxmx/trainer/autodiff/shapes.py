@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value, describe
 from onnxmx.errors import GradientError
-
-Array = np.ndarray[Any, Any]
+from onnxmx.trainer.autodiff.constants import Array, numbers
 
 
 def rank(x: ir.Value) -> int:
@@ -32,13 +29,16 @@ def static(x: ir.Value, axis: int) -> int:
 
 
 def array(x: ir.Value | None) -> Array | None:
-    """The numbers of a constant input, or None where the input is absent. Raises GradientError for a computed one."""
+    """The numbers of a constant input, or None where the input is absent.
+
+    Raises GradientError for one that is computed from more than constants and known sizes.
+    """
     if x is None:
         return None
-    constant = ir.convenience.get_const_tensor(x)
-    if constant is None:
+    found = numbers(x)
+    if found is None:
         raise GradientError(f"the gradient needs {x.name!r} to be a constant; it is computed")
-    return constant.numpy()
+    return found
 
 
 def axes_of(node: ir.Node, x: ir.Value) -> list[int]:

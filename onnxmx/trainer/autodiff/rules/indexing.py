@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.trainer.autodiff.constants import numbers
 from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.shapes import array, rank, static
 
@@ -61,17 +62,24 @@ def slice_(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     if step == [-1] and begin == [-1] and (_numbers(_ends) or [0])[0] <= -_ENDLESS.max:
         return g.slice(dy, [-1], [_ENDLESS.min], along, [-1]), *others  # the whole axis, backwards
     for k, axis in enumerate(along):
-        # What the slice does to the numbers of its places says where each element came from.
-        places = g.range(np.int64(0), g.squeeze(g.op("Shape", x, start=axis, end=axis + 1), [0]), np.int64(1))
         bounds = [None if v is None else g.slice(v, [k], [k + 1], [0]) for v in (starts, _ends, steps)]
-        read = g.op("Slice", places, *bounds[:2], np.array([0]), bounds[2])
-        sizes = [g.op("Shape", v, start=a, end=a + 1) for a, v in ((a, x if a == axis else dy) for a in range(rank(x)))]
-        whole = zeros(g, g.concat(sizes, 0), dy)
-        assert x.shape is not None
-        assert dy.shape is not None
-        whole.shape = ir.Shape([*dy.shape[:axis], x.shape[axis], *dy.shape[axis + 1 :]])
-        dy = _put(g, whole, read, dy, axis)
+        dy = put_back(g, x, dy, axis, g.op("Slice", places(g, x, axis), *bounds[:2], np.array([0]), bounds[2]))
     return dy, *others
+
+
+def places(g: GraphBuilder, x: ir.Value, axis: int) -> Value:
+    """0, 1 ... along an axis of x. What an operator does to them says where each element of its output came from."""
+    return g.range(np.int64(0), g.squeeze(g.op("Shape", x, start=axis, end=axis + 1), [0]), np.int64(1))
+
+
+def put_back(g: GraphBuilder, x: ir.Value, dy: ir.Value, axis: int, read: ir.Value) -> Value:
+    """dy, as long as x along one axis: each of its slices added at the place that `read` (n,) says it came from."""
+    sizes = [g.op("Shape", v, start=a, end=a + 1) for a, v in ((a, x if a == axis else dy) for a in range(rank(x)))]
+    whole = zeros(g, g.concat(sizes, 0), dy)
+    assert x.shape is not None
+    assert dy.shape is not None
+    whole.shape = ir.Shape([*dy.shape[:axis], x.shape[axis], *dy.shape[axis + 1 :]])
+    return _put(g, whole, read, dy, axis)
 
 
 def _pad_back(g: GraphBuilder, x: ir.Value, dy: ir.Value, begin: dict[int, int]) -> Value:
@@ -141,5 +149,5 @@ def zeros(g: GraphBuilder, shape: ir.Value, like: ir.Value) -> Value:
 
 def _numbers(x: ir.Value | None) -> Sequence[int] | None:
     """The numbers of a constant, or None where they are computed."""
-    constant = None if x is None else ir.convenience.get_const_tensor(x)
-    return None if constant is None else [int(v) for v in constant.numpy()]
+    found = None if x is None else numbers(x)
+    return None if found is None else [int(v) for v in found]

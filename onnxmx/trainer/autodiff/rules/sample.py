@@ -10,9 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.trainer.autodiff.constants import Array
 from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.rules.indexing import zeros_like
-from onnxmx.trainer.autodiff.shapes import Array, rank, static
+from onnxmx.trainer.autodiff.shapes import rank, static
 
 # By mode: the neighbours read, counted from the one below, and by power of the offset t the weights of each.
 _A = -0.75  # Keys 1981, eq. 4
