@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+INTERRUPTED = 130
+"""The exit code of what Ctrl-C ended: 128 and the signal's number, as shells have it."""
+
 
 class OnnxmxError(Exception):
     """The base of all errors that onnxmx raises on purpose.
@@ -15,7 +18,7 @@ class OnnxmxError(Exception):
     """
 
     exit_code = 1
-    """What the command line exits with: 1 it could not be done, 2 wrong usage."""
+    """What the command line exits with: 1 it could not be done, 2 wrong usage, INTERRUPTED."""
 
     def __init__(self, problem: str, *, at: str | None = None, mend: str | None = None) -> None:
         self.problem, self.at, self.mend = problem, at, mend
@@ -54,7 +57,13 @@ class DataError(OnnxmxError):
 
 
 class TrainingError(OnnxmxError):
-    """Training that could not go on: a loss that is not a number, or a run that was stopped."""
+    """Training that could not go on: a loss that is not a number."""
+
+
+class StoppedError(TrainingError):
+    """A run that Ctrl-C stopped between two steps; it is saved and can go on."""
+
+    exit_code = INTERRUPTED
 
 
 class CheckpointError(OnnxmxError):

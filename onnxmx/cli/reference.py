@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from onnxmx.cli import COMMANDS, cli
-from onnxmx.cli.report import INTERRUPTED
+from onnxmx.errors import INTERRUPTED
 
 _HEAD = f"""\
 # Command line

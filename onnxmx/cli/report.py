@@ -14,9 +14,7 @@ from collections.abc import Sequence
 import click
 
 from onnxmx.cli.output import to_json
-from onnxmx.errors import OnnxmxError
-
-INTERRUPTED = 130
+from onnxmx.errors import INTERRUPTED, OnnxmxError
 
 
 def report(error: BaseException, *, as_json: bool) -> int:

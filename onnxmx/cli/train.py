@@ -40,6 +40,7 @@ onnxmx train --resume runs/first"""
 @_option("--data", field="data", metavar="DATASET", help="A name from `onnxmx datasets`, or an .npz file.")
 @_option("--data-dir", field="data_dir", metavar="DIR", help="Where the dataset's files are.")
 @click.option("-o", "--out", metavar="DIR", help="The new run's folder; by default runs/MODEL-DATASET.")
+@click.option("--overwrite", is_flag=True, help="Delete the run that is in that folder, and start anew in its place.")
 @click.option("--resume", metavar="DIR", help="Go on with the run in DIR, to the same bytes as if it never stopped.")
 @_option("--epochs", field="epochs", type=int, help="Passes over the data.")
 @_option("--batch-size", field="batch_size", type=int, help="Samples a step.")
@@ -53,33 +54,34 @@ onnxmx train --resume runs/first"""
 @_option("--threads", field="threads", type=int, help="Worker threads; by default the cores of this machine.")
 @_option("--provider", field="provider", help="Where to run: cpu or cuda.")
 @_option("--checkpoint-every", field="checkpoint_s", type=float, metavar="SECONDS", help="Seconds between checkpoints.")
-def train(model: str | None, out: str | None, resume: str | None, **options: Any) -> Answer:
+def train(model: str | None, out: str | None, overwrite: bool, resume: str | None, **options: Any) -> Answer:
     """Train a model and write the run to a folder.
 
     MODEL is a name from `onnxmx models`, path.py:function, or an .onnx file. With a CONFIG.toml instead, such as a
     run's own config.toml, the options override what it says.
 
     The folder holds model.onnx (the best epoch's), last.onnx, step.onnx (the training step, itself plain ONNX),
-    metrics.jsonl, config.toml and checkpoints. A run that was stopped, even by kill -9, goes on with --resume.
+    metrics.jsonl, config.toml and checkpoints. A run that was stopped, even by kill -9, goes on with --resume;
+    so does one that Ctrl-C stopped: it ends after the step, saves and exits with 130.
     """
     from onnxmx.trainer import run as library
     from onnxmx.trainer.config import TrainConfig
 
     started = time.perf_counter()
     if resume is not None:
-        _alone(model, out, given(options))
+        _alone(model, out or overwrite, given(options))
         folder = Path(resume)
         trained = library.resume_run(folder)
         config = TrainConfig.load(folder / "config.toml")
     else:
         config = _configuration(model, given(options))
-        folder = Path(out) if out else _free_folder(config)
+        folder = Path(out) if out else _free_folder(config, overwrite)
         print(f"onnxmx: training {config.model} on {config.data} into {folder}", file=sys.stderr)
-        trained = library.train(config, folder)
+        trained = library.train(config, folder, overwrite=overwrite)
     return _answer(folder, config, trained, time.perf_counter() - started)
 
 
-def _alone(model: str | None, out: str | None, options: dict[str, Any]) -> None:
+def _alone(model: str | None, out: str | bool | None, options: dict[str, Any]) -> None:
     if model or out or options:
         raise UsageError(
             "--resume expected no model and no other option: a run goes on as it began",
@@ -105,13 +107,13 @@ def _configuration(model: str | None, options: dict[str, Any]) -> TrainConfig:
     return TrainConfig(model=model, **options)
 
 
-def _free_folder(config: TrainConfig) -> Path:
-    """runs/<model>-<data>, or the first of -2, -3 ... that is not there yet."""
+def _free_folder(config: TrainConfig, overwrite: bool) -> Path:
+    """runs/<model>-<data>, or, unless it may be overwritten, the first of -2, -3 ... that is not there yet."""
     path, _, function = config.model.rpartition(":")
     model = function if path.endswith(".py") else Path(config.model).stem
     folder = Path("runs") / f"{model}-{Path(config.data).stem}"
     numbered = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))
-    return next(f for f in itertools.chain([folder], numbered) if not f.exists())
+    return next(f for f in itertools.chain([folder], numbered) if overwrite or not f.exists())
 
 
 def _answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> Result:

@@ -19,7 +19,7 @@ import numpy as np
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.model import Model, from_bytes, load
 from onnxmx.builder.session import cores, runtime
-from onnxmx.errors import CheckpointError, TrainingError, UsageError, unknown_name
+from onnxmx.errors import CheckpointError, StoppedError, TrainingError, UsageError, unknown_name
 from onnxmx.files import write_atomic
 from onnxmx.trainer import losses, metrics
 from onnxmx.trainer.clipping import ClipGlobalNorm
@@ -96,6 +96,7 @@ def fit(
     optimizer: Optimizer | None = None,
     clip: ClipGlobalNorm | None = None,
     out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
     progress: bool = True,
     plan: Plan | None = None,
     **options: Any,
@@ -106,7 +107,8 @@ def fit(
 
     validation: evaluated after each epoch; the best epoch is the one best by the first metric on it, or, without it,
     by the mean training loss.   optimizer: Adam with its defaults.   out: a folder for the run, from which
-    `resume` goes on.   progress: whether to show it on stderr.
+    `resume` goes on.   overwrite: a run that is in that folder is deleted, and nothing else there.
+    progress: whether to show it on stderr.
     options: the fields of `Plan`, such as epochs, batch_size, seed and loss; or a whole `plan`.
     Raises DataError where data and model do not fit, GradientError, TrainingError when the loss is not a number.
     """
@@ -115,7 +117,7 @@ def fit(
     _check_kinds(model, data, validation, optimizer, clip)
     folder = RunDirectory(out) if out is not None else None
     if folder:
-        folder.claim(configured=True)
+        folder.claim(configured=True, overwrite=overwrite)
     # Through bytes, as a resumed run reads it: both go on from the same graph.
     model = from_bytes(_with_facts(model, data, plan).to_bytes())
     data, validation = _fit_both(model, data, validation, plan)
@@ -134,6 +136,8 @@ def fit(
     if folder is None:
         return trainer.run(Position())
     with folder.locked():
+        if overwrite:
+            folder.clear()
         folder.claim(configured=True)  # once more: another process may have been here meanwhile
         folder.sweep()
         model.save(folder.last)
@@ -257,7 +261,7 @@ class _Trainer:
                     self._write_log({"epoch": position.epoch + 1, "batch": index + 1, **measured})
                 if interrupted.is_set() and self._folder:
                     self._checkpoint()
-                    raise TrainingError(
+                    raise StoppedError(
                         f"stopped after batch {index + 1} of epoch {epoch}; the run is saved",
                         mend=f"Go on with: onnxmx train --resume {self._folder.path}",
                     )

@@ -26,17 +26,22 @@ from onnxmx.trainer.run_directory import RunDirectory
 from onnxmx.trainer.step import StepGraph, settings
 
 
-def train(config: TrainConfig, out: str | os.PathLike[str], *, progress: bool = True) -> Run:
-    """Train as `config` says, into the folder `out`, which must not hold a run yet."""
+def train(config: TrainConfig, out: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = True) -> Run:
+    """Train as `config` says, into the folder `out`, which must not hold a run yet, unless `overwrite` deletes it."""
     folder = RunDirectory(out)
-    folder.claim()
+    folder.claim(overwrite=overwrite)
     providers(config.provider)  # before the first file: without it the run could start nowhere
     config = dataclasses.replace(config, threads=cores() if config.threads is None else config.threads)
     config.check()
+    parts = None
+    if overwrite:
+        parts = _read(config)  # before anything is deleted: the model may be that of the run that goes
+        with folder.locked():
+            folder.clear()
     # From here on `--resume` can repeat the run from its start.
     config.save(folder.config)
     try:
-        return _start(config, out, progress)
+        return _start(config, out, progress, parts)
     except CheckpointError:
         raise  # another process was here first: the folder is its own
     except OnnxmxError:
@@ -60,9 +65,18 @@ def resume_run(folder: str | os.PathLike[str], *, progress: bool = True) -> Run:
     return resume(folder, data, validation, config.make_plan(), progress=progress)
 
 
-def _start(config: TrainConfig, out: str | os.PathLike[str], progress: bool) -> Run:
+def _read(config: TrainConfig) -> tuple[Model, Dataset, Dataset]:
     data, validation = _datasets(config)
-    model = resolve_model(config.model, data, config.seed)
+    return resolve_model(config.model, data, config.seed), data, validation
+
+
+def _start(
+    config: TrainConfig,
+    out: str | os.PathLike[str],
+    progress: bool,
+    parts: tuple[Model, Dataset, Dataset] | None = None,
+) -> Run:
+    model, data, validation = parts or _read(config)
     return fit(
         model,
         data,

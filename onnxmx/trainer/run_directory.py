@@ -62,17 +62,37 @@ class RunDirectory:
         """Whether the run got as far as its hand-over, of which step.json is written last."""
         return (self.path / "step.json").is_file()
 
-    def claim(self, *, configured: bool = False) -> None:
+    def claim(self, *, configured: bool = False, overwrite: bool = False) -> None:
         """Raises CheckpointError where another run lives here: nothing of a user's is overwritten.
 
         configured: the config.toml that lies here is that of this run.
+        overwrite: a run may live here, to be deleted by `clear`; a model or log of no run may not.
         """
+        is_run = self.started or self.config.is_file()
+        if overwrite and is_run:
+            return
         files = [self.path / "step.json", self.best, self.log] + ([] if configured else [self.config])
         if found := [p.name for p in files if p.exists()]:
-            raise CheckpointError(
-                f"{self.path} holds a run already: {found[0]}",
-                mend=f"Go on with it: onnxmx train --resume {self.path}; or choose another folder with -o.",
+            other = "choose another folder with -o."
+            mend = (
+                f"Go on with it: onnxmx train --resume {self.path}; start anew in its place: --overwrite; or {other}"
+                if is_run
+                else f"It lacks config.toml and step.json, so nothing tells that it may go: {other}"
             )
+            raise CheckpointError(f"{self.path} holds a run already: {found[0]}", mend=mend)
+
+    def clear(self) -> None:
+        """Delete the files of the run that lives here, and no others. Hold the folder by `locked`.
+
+        Last those by which it is known as a run: after a kill half-way it can be deleted again.
+        """
+        hand_over = (self.path / name for name in ("step.onnx", "state.safetensors", "step.json"))
+        try:
+            self.sweep()
+            for path in (*self.checkpoints(), self.log, self.best, self.last, *hand_over, self.config):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise explain(error, self.path) from error
 
     def release(self) -> None:
         """Give the folder up for the next attempt, unless the run in it has started."""

@@ -104,7 +104,8 @@ ROWS = [
     Row("altered checkpoint", "train --resume altered", 1, ("CheckpointError", "step-", "digest")),
     Row("cut checkpoint", "train --resume cut", 1, ("CheckpointError", "step-", "cut short")),
     Row("altered step", "train --resume restepped", 1, ("CheckpointError", "step.onnx", "digest")),
-    Row("a run is there", "train lenet --data digits -o run", 1, ("CheckpointError", "holds a run", "--resume run")),
+    Row("a run is there", "train lenet --data digits -o run", 1, ("holds a run", "--resume run", "--overwrite")),
+    Row("resume and overwrite", "train --resume run --overwrite", 2, ("UsageError", "--resume")),
     # What to predict
     Row("missing input", "predict run/model.onnx none.png", 1, ("DataError", "none.png", "found nothing")),
     Row("folder as input", "predict run/model.onnx folder.npy", 1, ("DataError", "folder.npy", "a folder")),

@@ -144,7 +144,7 @@ def test_ctrl_c_stops_after_a_step_and_says_how_to_go_on(
     settings = config(folder, checkpoint_s=1000.0)
     code = begin(worker, run, settings, lambda: log.exists() and log.stat().st_size > 0, signal.SIGINT)
     said = run.with_suffix(".err").read_text()
-    assert code == 1
+    assert code == 130
     assert "stopped after batch" in said
     assert "the run is saved" in said
     assert f"onnxmx train --resume {run}" in said

@@ -253,6 +253,39 @@ def test_a_folder_that_is_not_free_is_left_alone(tmp_path: Path, name: str) -> N
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {name: "of the user"}
 
 
+def test_a_run_is_overwritten_and_nothing_else(tmp_path: Path) -> None:
+    run, fresh = tmp_path / "r", tmp_path / "fresh"
+    train(config("lenet", checkpoint_s=0.0), run, progress=False)
+    (run / "model.int8.onnx").write_text("of the user")
+    (run / "checkpoints" / "mine.txt").write_text("of the user")
+    with pytest.raises(CheckpointError, match=r"--resume .*--overwrite"):
+        train(config("mlp"), run, progress=False)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    for bad in ("mlpp", str(tmp_path / "none.onnx")):
+        with pytest.raises(OnnxmxError):
+            train(config(bad), run, overwrite=True, progress=False)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before  # deleted only for what can be read
+    train(config("mlp"), run, overwrite=True, progress=False)
+    train(config("mlp"), fresh, progress=False)
+    own = {Path("model.int8.onnx"), Path("checkpoints/mine.txt")}
+    here, there = ({p.relative_to(f) for p in f.rglob("*")} for f in (run, fresh))
+    assert here == there | own
+    assert (run / "last.onnx").read_bytes() == (fresh / "last.onnx").read_bytes()
+    train(config(str(run / "model.onnx")), run, overwrite=True, progress=False)  # the model of the run that goes
+
+
+def test_fit_overwrites_too_but_no_model_of_the_users(tmp_path: Path, digits: Dataset) -> None:
+    net = mx.models.build("mlp", input=(1, 8, 8))
+    train(config("lenet"), tmp_path / "r", progress=False)
+    run = mx.fit(net, digits, out=tmp_path / "r", overwrite=True, progress=False)
+    assert mx.load(tmp_path / "r" / "model.onnx").to_bytes() == run.model.to_bytes()
+    assert not (tmp_path / "r" / "config.toml").exists()
+    (tmp_path / "model.onnx").write_text("of the user")
+    with pytest.raises(CheckpointError, match=r"holds a run already: model\.onnx\n  It lacks"):
+        mx.fit(net, digits, out=tmp_path, overwrite=True, progress=False)
+    assert (tmp_path / "model.onnx").read_text() == "of the user"
+
+
 def test_no_run_to_resume(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"found no config\.toml"):
         resume_run(tmp_path / "none")
