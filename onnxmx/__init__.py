@@ -33,9 +33,12 @@ if TYPE_CHECKING:
     from onnxmx.trainer.clipping import clip_global_norm as clip_global_norm
     from onnxmx.trainer.evaluate import evaluate as evaluate
     from onnxmx.trainer.loop import fit as fit
+    from onnxmx.trainer.optimizers import NAG as NAG
     from onnxmx.trainer.optimizers import SGD as SGD
     from onnxmx.trainer.optimizers import Adam as Adam
     from onnxmx.trainer.optimizers import AdamW as AdamW
+    from onnxmx.trainer.optimizers import Group as Group
+    from onnxmx.trainer.optimizers import Momentum as Momentum
     from onnxmx.trainer.schedules import WarmupCosine as WarmupCosine
     from onnxmx.trainer.step import compile_step as compile_step
 
@@ -50,8 +53,11 @@ _MODULES = {
 _NAMES = {
     "Adam": "onnxmx.trainer.optimizers",
     "AdamW": "onnxmx.trainer.optimizers",
+    "Group": "onnxmx.trainer.optimizers",
     "Input": "onnxmx.builder.model",
     "Model": "onnxmx.builder.model",
+    "Momentum": "onnxmx.trainer.optimizers",
+    "NAG": "onnxmx.trainer.optimizers",
     "SGD": "onnxmx.trainer.optimizers",
     "WarmupCosine": "onnxmx.trainer.schedules",
     "build": "onnxmx.builder.model",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +16,7 @@ from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import UsageError
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """What an optimizer asks for its learning rate."""
 

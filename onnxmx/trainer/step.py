@@ -30,7 +30,7 @@ from onnxmx.trainer.autodiff import gradients
 from onnxmx.trainer.clipping import ClipGlobalNorm, global_norm
 from onnxmx.trainer.forward import Training, copy_model, only_output
 from onnxmx.trainer.optimizers import Optimizer
-from onnxmx.trainer.schedules import as_schedule
+from onnxmx.trainer.update import Rates, slots_of, updates
 
 Array = np.ndarray[Any, Any]
 FORMAT = "onnxmx.step/1"
@@ -112,8 +112,10 @@ def compile_step(
     with g.scope("update"):
         norm = global_norm(g, found)
         clipped = clip(g, found, norm) if clip else found
-        rate = as_schedule(optimizer.lr).resolve(total)(g, states["step"])
-        following = training.running | _updates(g, optimizer, trainable, clipped, states, rate)
+        rates = Rates(g, states["step"], total)
+        rate = rates.rate(optimizer)
+        following = training.running | updates(g, optimizer, trainable, clipped, states, rates)
+        following["step"] = g.add(states["step"], 1)
     g.output(loss_value, "loss")
     for m, value in zip(measures, measured, strict=True):
         g.output(value, f"metric.{m.name}")
@@ -144,9 +146,8 @@ def initial_state(model: Model, optimizer: Optimizer, seed: int) -> dict[str, Ar
     """The state before the first step, by name without `state.`: parameters, slots of zeros, step 0 and the seed."""
     arrays: dict[str, Array] = {"step": np.array(0, np.int64), "seed": np.array(seed, np.int64)}
     arrays |= model.parameters()
-    for name in trainable_of(model):
-        arrays |= {f"{name}.{slot}": np.zeros_like(arrays[name]) for slot in optimizer.slots}
-    return arrays
+    shapes = {name: arrays[name].shape for name in trainable_of(model)}
+    return arrays | {name: np.full(shape, value, np.float32) for name, shape, value in slots_of(optimizer, shapes)}
 
 
 def trainable_of(model: Model) -> list[str]:
@@ -164,7 +165,8 @@ def _state_inputs(g: GraphBuilder, model: Model, optimizer: Optimizer) -> dict[s
     """An input for each part of the state, by name without `state.`, in the order of the graph's inputs."""
     states = {name: g.input(f"state.{name}", (), INT64) for name in ("step", "seed")}
     arrays = model.parameters()
-    slots = [(f"{name}.{slot}", arrays[name].shape) for name in trainable_of(model) for slot in optimizer.slots]
+    trainable = {name: arrays[name].shape for name in trainable_of(model)}
+    slots = [(name, shape) for name, shape, _ in slots_of(optimizer, trainable)]
     for name, shape in [*((name, array.shape) for name, array in arrays.items()), *slots]:
         if name in states:
             raise GraphError(
@@ -174,25 +176,6 @@ def _state_inputs(g: GraphBuilder, model: Model, optimizer: Optimizer) -> dict[s
             )
         states[name] = g.input(f"state.{name}", shape)
     return states
-
-
-def _updates(
-    g: GraphBuilder,
-    optimizer: Optimizer,
-    trainable: dict[str, Value],
-    gradients: Sequence[ir.Value],
-    states: dict[str, Value],
-    rate: ir.Value,
-) -> dict[str, ir.Value]:
-    """What follows on the trainable parameters, their slots and the step, by name."""
-    shared = optimizer.prepare(g, rate, states["step"])
-    following: dict[str, ir.Value] = {"step": g.add(states["step"], 1)}
-    for (name, p), dp in zip(trainable.items(), gradients, strict=True):
-        slots = [f"{name}.{slot}" for slot in optimizer.slots]
-        with g.scope(name):
-            updated = optimizer.update(g, p, dp, [states[slot] for slot in slots], shared)
-        following |= dict(zip([name, *slots], updated, strict=True))
-    return following
 
 
 def _batch(g: GraphBuilder, model: Model, loss: losses.Loss, label: str) -> tuple[dict[str, Value], Value]:

@@ -181,7 +181,7 @@ node = helper.make_node
 
 def learns(model: mx.Model) -> dict[str, Array]:
     """Forty steps; returns the parameters after them. The loss must fall."""
-    optimizer = mx.SGD(lr=0.1)
+    optimizer = mx.SGD(lr=0.1, momentum=0.9)
     step = mx.compile_step(model, loss="softmax_cross_entropy", optimizer=optimizer)
     names, state, losses = [p["name"] for p in step.spec["outputs"]], initial_state(model, optimizer, 0), []
     session, batch = open_session(step.data, threads=1), batch_for(model, 16)

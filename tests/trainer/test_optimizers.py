@@ -53,6 +53,18 @@ def sgd(lr: float, momentum: float) -> Update:
     return update
 
 
+def nesterov(lr: float, momentum: float) -> Update:
+    """As torch.optim.SGD with nesterov: the gradient and the buffer after it."""
+    buffers: dict[int, Array] = {}
+
+    def update(t: int, ps: Arrays, gs: Arrays) -> Arrays:
+        for k, g in enumerate(gs):
+            buffers[k] = momentum * buffers.get(k, 0.0) + g
+        return [p - lr * (g + momentum * buffers[k]) for k, (p, g) in enumerate(zip(ps, gs, strict=True))]
+
+    return update
+
+
 def clipped(update: Update, limit: float) -> Update:
     def limited(t: int, ps: Arrays, gs: Arrays) -> Arrays:
         norm = np.sqrt(sum((g**2).sum() for g in gs))
@@ -66,6 +78,8 @@ ROWS: dict[str, tuple[Any, float | None, Update]] = {
     "adam, other betas": (mx.Adam(lr=0.02, beta1=0.5, beta2=0.9, epsilon=1e-3), None, adam(0.02, 0.5, 0.9, 1e-3)),
     "adamw": (mx.AdamW(lr=0.01, weight_decay=0.1), None, adam(0.01, decay=0.1)),
     "sgd": (mx.SGD(lr=0.02, momentum=0.9), None, sgd(0.02, 0.9)),
+    "momentum": (mx.Momentum(lr=0.02), None, sgd(0.02, 0.9)),
+    "nag": (mx.NAG(lr=0.02), None, nesterov(0.02, 0.9)),
     "plain sgd": (mx.SGD(lr=0.05, momentum=0.0), None, sgd(0.05, 0.0)),
     "sgd, clipped": (mx.SGD(lr=0.02, momentum=0.9), 0.3, clipped(sgd(0.02, 0.9), 0.3)),
     "adam, clipped": (mx.Adam(lr=0.01), 0.3, clipped(adam(0.01), 0.3)),
