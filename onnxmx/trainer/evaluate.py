@@ -54,7 +54,7 @@ class Evaluator:
         self._batch = _fixed_batch(model)
         graph = _with_parameters_as_inputs(model) if live else model.to_bytes()
         self._model = open_session(graph, threads=threads)
-        self._measures = open_session(compile_measures(model.outputs[self._output], rules, self._metrics), threads=1)
+        self._measures = open_session(compile_measures(model, rules, self._metrics), threads=1)
 
     def run(self, data: Dataset, batch_size: int, weights: Mapping[str, OrtValue] | None = None) -> dict[str, float]:
         """The mean over the samples of `data`, by name; `loss` first. weights: ONNX Runtime values by parameter.

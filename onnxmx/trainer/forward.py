@@ -50,7 +50,7 @@ def copy_model(g: GraphBuilder, model: Model, values: Values, training: Training
     training: given, the copy is the training form.
     Returns the outputs by name. Raises GraphError where a node cannot be copied.
     """
-    graph = _without_functions(model.ir).graph
+    graph = without_functions(model.ir).graph
     known: dict[ir.Value | None, ir.Value | None] = {None: None}
     for name, value in graph.initializers.items():
         if name in values:
@@ -88,7 +88,7 @@ def only_output(model: Model) -> ir.Value:
     return outputs[0]
 
 
-def _without_functions(model: ir.Model) -> ir.Model:
+def without_functions(model: ir.Model) -> ir.Model:
     """The model with the bodies of its functions in place of the nodes that call them: operators have gradients."""
     if not model.functions:
         return model

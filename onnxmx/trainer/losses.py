@@ -22,11 +22,13 @@ class Loss:
     compute: (builder, output, label) -> scalar.
     classes: whether labels are class numbers, int64 of the output's shape without that of the classes (`class_axis`);
     otherwise they are float32 of the output's own shape.
+    activation: the operator of which the outputs it takes are the logits, where it computes that by itself.
     """
 
     name: str
     compute: LossFunction
     classes: bool
+    activation: str | None = None
 
     def label(self, output: ir.Value) -> tuple[list[int | str | None], ir.DataType]:
         """Shape and element type of the labels for a model's output."""
@@ -86,7 +88,7 @@ def one_hot(g: GraphBuilder, label: ir.Value, logits: ir.Value) -> Value:
 LOSSES = {
     loss.name: loss
     for loss in (
-        Loss("softmax_cross_entropy", softmax_cross_entropy, classes=True),
+        Loss("softmax_cross_entropy", softmax_cross_entropy, classes=True, activation="Softmax"),
         Loss("mean_squared_error", mean_squared_error, classes=False),
     )
 }

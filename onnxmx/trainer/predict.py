@@ -13,7 +13,9 @@ import numpy as np
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import open_session, run_errors
 from onnxmx.errors import DataError, ModelFileError, ShapeError, UsageError
+from onnxmx.trainer import losses
 from onnxmx.trainer.data import Preprocessing
+from onnxmx.trainer.logits import ends_in_activation
 from onnxmx.trainer.samples import Sample, read_file, read_lines, sample_shape
 
 Array = np.ndarray[Any, Any]
@@ -53,6 +55,8 @@ class Predictor:
         self._white = _white(self._preprocessing) if white is None else white
         self._classes = _classes(model)
         self._classifies = model.metadata.get("onnxmx.loss") == "softmax_cross_entropy"
+        rules = losses.get("softmax_cross_entropy")
+        self._probabilities = self._classifies and len(self._outputs) == 1 and ends_in_activation(model, rules)
         for port in self._ports.values():
             sample_shape(port)  # it has a batch axis, or says so now
         fixed = {p.shape[0] for p in self._ports.values() if p.shape and isinstance(p.shape[0], int)}
@@ -114,12 +118,17 @@ class Predictor:
         return {"outputs": {name: output.tolist() for name, output in zip(self._outputs, outputs, strict=True)}}
 
     def _class(self, logits: Array) -> Prediction:
-        """The class of the largest logit; probabilities by softmax, in float64.   logits: (classes,)"""
+        """The class of the largest logit; probabilities by softmax, in float64, unless the model gives them.
+
+        logits: (classes,)
+        """
         names = self._classes or [str(n) for n in range(len(logits))]
         if len(names) != len(logits):
             raise ModelFileError(f"onnxmx.classes expected {len(logits)} names, one an output; found {len(names)}")
-        e = np.exp(logits.astype(np.float64) - logits.max())
-        p = e / e.sum()
+        p = logits.astype(np.float64)
+        if not self._probabilities:
+            e = np.exp(p - p.max())
+            p = e / e.sum()
         order = np.argsort(-p, kind="stable")[:_TOP]
         top = [[names[k], float(p[k])] for k in order]
         return {"class": top[0][0], "probability": top[0][1], "top": top}

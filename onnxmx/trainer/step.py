@@ -29,6 +29,7 @@ from onnxmx.trainer import losses, metrics, state
 from onnxmx.trainer.autodiff import gradients
 from onnxmx.trainer.clipping import ClipGlobalNorm, global_norm
 from onnxmx.trainer.forward import Training, copy_model, only_output
+from onnxmx.trainer.logits import before_activation, ends_in_activation, logits_of
 from onnxmx.trainer.optimizers import Optimizer
 from onnxmx.trainer.update import Rates, slots_of, updates
 
@@ -104,6 +105,8 @@ def compile_step(
             f"training expected running statistics that are initializers; found {lost[0]!r}, which is computed",
             mend="Export the model with its constants folded.",
         )
+    if ends_in_activation(model, rules):
+        output = before_activation(g, output, rules)
     with g.scope("loss"):
         loss_value = rules.compute(g, output, label_value)
         measured = [m.compute(g, output, label_value) for m in measures]
@@ -131,11 +134,14 @@ def settings(loss: str | losses.Loss, optimizer: Optimizer, clip: ClipGlobalNorm
     return {"loss": losses.get(loss).name, "optimizer": repr(optimizer), "clip": repr(clip)}
 
 
-def compile_measures(output: Port, rules: losses.Loss, measure: Sequence[metrics.Metric]) -> bytes:
+def compile_measures(model: Model, rules: losses.Loss, measure: Sequence[metrics.Metric]) -> bytes:
     """The loss and metrics of a model's output as a graph: inputs `output` and `label`, outputs as those of a step."""
     g = GraphBuilder("measures")
-    value = g.input("output", _shape(output), ir.DataType.from_numpy(output.dtype))
+    output = model.outputs[only_output(model).name or ""]
+    value: ir.Value = g.input("output", _shape(output), ir.DataType.from_numpy(output.dtype))
     label = g.input("label", *rules.label(value))
+    if ends_in_activation(model, rules):
+        value = logits_of(g, value, rules)
     g.output(rules.compute(g, value, label), "loss")
     for m in measure:
         g.output(m.compute(g, value, label), f"metric.{m.name}")
