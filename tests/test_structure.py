@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,3 +114,16 @@ def test_importing_the_package_is_light() -> None:
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in run.stderr.splitlines()}
     assert "onnxmx" in loaded
     assert not loaded & set(HEAVY)
+
+
+def test_the_keys_of_a_files_metadata_stand_in_one_place() -> None:
+    keys = set(re.findall(r'"(onnxmx\.\w+)"', MODULES["onnxmx.builder.metadata"].read_text()))
+    assert len(keys) > 5
+    found = {
+        (name, node.value)
+        for name in MODULES
+        if name != "onnxmx.builder.metadata"
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.Constant) and node.value in keys
+    }
+    assert not found, "use the constant in onnxmx/builder/metadata.py"

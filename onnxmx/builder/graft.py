@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from onnxmx.builder.values import describe
+from onnxmx.builder.values import agree, describe
 from onnxmx.errors import GraphError, ShapeError
 
 
@@ -114,9 +114,7 @@ def _check_fit(port: ir.Value, value: ir.Value) -> None:
     """A symbolic dimension takes any size; two numbers must be the same."""
     fits = port.dtype == value.dtype or None in (port.dtype, value.dtype)
     if fits and port.shape is not None and value.shape is not None:
-        fits = len(port.shape) == len(value.shape) and all(
-            p == v for p, v in zip(port.shape, value.shape, strict=True) if isinstance(p, int) and isinstance(v, int)
-        )
+        fits = agree(port.shape, value.shape)
     if not fits:
         raise ShapeError(
             f"input {port.name!r} expected {describe(port)}; found {describe(value)} of {value.name!r}",

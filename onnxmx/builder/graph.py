@@ -21,6 +21,7 @@ from onnxmx.builder import init as initializers
 from onnxmx.builder.inference import IR_VERSION, OPSET, InputTypes
 from onnxmx.builder.init import Initializer
 from onnxmx.builder.literals import dtype_beside, holds, is_size, spell
+from onnxmx.builder.metadata import SOURCE
 from onnxmx.builder.ops import Arg, Ops
 from onnxmx.builder.source import user_line
 from onnxmx.builder.values import Dim, Value, describe, show_shape
@@ -224,7 +225,7 @@ class GraphBuilder(Ops):
             raise GraphError(f"cannot copy the function node {node.name!r}")
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
         parent = (node.name or "").rpartition(".")[0]
-        with self.scope(parent, source=node.metadata_props.get("onnxmx.source"), absolute=True):
+        with self.scope(parent, source=node.metadata_props.get(SOURCE), absolute=True):
             return self.ops(node.op_type, *inputs, outputs=len(node.outputs), **attributes)
 
     def _node(
@@ -236,7 +237,7 @@ class GraphBuilder(Ops):
         kept = {key: value for key, value in attributes.items() if value is not None}
         node = ir.Node(domain, op_type, values, ir.convenience.convert_attributes(kept), outputs=outs, name=name)
         if source := self.source():
-            node.metadata_props["onnxmx.source"] = source
+            node.metadata_props[SOURCE] = source
         return node
 
     def _as_values(self, inputs: Sequence[Arg], types: InputTypes) -> list[ir.Value | None]:

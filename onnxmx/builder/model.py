@@ -23,11 +23,12 @@ from onnxmx.builder.guard import MAX_BYTES
 from onnxmx.builder.guard import inspect as inspect_file
 from onnxmx.builder.inference import OPSET
 from onnxmx.builder.layers.base import Layer
+from onnxmx.builder.metadata import TRAINABLE
 from onnxmx.builder.session import open_session, run_errors
 from onnxmx.builder.source import line_of, user_line
 from onnxmx.builder.summary import Summary, real_inputs, summarize
-from onnxmx.builder.surgery import TRAINABLE, Surgery
-from onnxmx.builder.values import Dim, Value, dims, show_shape
+from onnxmx.builder.surgery import Surgery
+from onnxmx.builder.values import Dim, Value, agree, dims, show_shape
 from onnxmx.errors import DataError, GraphError, ModelFileError, UsageError, first_line, unknown_name
 from onnxmx.files import write_atomic
 
@@ -307,10 +308,7 @@ def check_array(port: Port, x: Any) -> Array:
             mend="Give all rows one length.",
         ) from error
     shape = array.shape if port.shape is None else port.shape
-    fits = len(array.shape) == len(shape) and all(
-        not isinstance(d, int) or d == n for d, n in zip(shape, array.shape, strict=True)
-    )
-    if not fits:
+    if not agree(shape, array.shape):
         raise DataError(
             f"input {port.name!r} expected shape {show_shape(shape)}; found {show_shape(array.shape)}",
             mend="Reshape the array; a single sample needs a first dimension of 1.",

@@ -22,14 +22,12 @@ from onnxmx.builder.foreign import check
 from onnxmx.builder.graft import free, graft, value_names
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.layers.base import Layer
+from onnxmx.builder.metadata import TRAINABLE
 from onnxmx.builder.resize import infer_anew, with_sizes
 from onnxmx.builder.source import user_line
 from onnxmx.builder.summary import with_layers
 from onnxmx.builder.values import Dim, describe, dims
 from onnxmx.errors import GraphError, ModelFileError, ShapeError, UsageError, unknown_name
-
-TRAINABLE = "onnxmx.trainable"
-"""In a file's metadata: the names of the parameters that training changes, as JSON."""
 
 Net = Layer | Callable[[Value], Value]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -61,6 +61,14 @@ class Value(ir.Value):
 
     def __neg__(self) -> Value:
         return self.builder.neg(self)
+
+
+def agree(expected: Iterable[Any], found: Iterable[Any]) -> bool:
+    """Whether two shapes are of one rank and the same wherever both have a number; names and unknown sizes fit any."""
+    expected, found = tuple(expected), tuple(found)
+    return len(expected) == len(found) and all(
+        e == f for e, f in zip(expected, found, strict=True) if isinstance(e, int) and isinstance(f, int)
+    )
 
 
 def describe(value: ir.Value) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxmx.builder.metadata import LOSS
 from onnxmx.cli.command import command, data_options, given, library_option
 from onnxmx.cli.output import Answer, Result
 
@@ -50,7 +51,7 @@ def evaluate(model: str, data: str, data_dir: str | None, split: str, **options:
 
 
 def _loss(model: Model, data: Dataset) -> str:
-    if "onnxmx.loss" in model.metadata:
-        return model.metadata["onnxmx.loss"]
+    if LOSS in model.metadata:
+        return model.metadata[LOSS]
     classes = all(label.dtype.kind == "i" for label in data.labels.values())
     return "softmax_cross_entropy" if classes else "mean_squared_error"

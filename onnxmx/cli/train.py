@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxmx.builder.metadata import PROVENANCE
 from onnxmx.cli.command import Decorator, command, given, library_option
 from onnxmx.cli.output import Answer, Result
 from onnxmx.errors import UsageError
@@ -119,7 +120,7 @@ def _free_folder(config: TrainConfig, overwrite: bool) -> Path:
 def _answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> Result:
     history = _history(folder)
     # The model says which epoch it is of: that of a resumed run may lie before its resumption.
-    chosen = json.loads(trained.model.metadata["onnxmx.provenance"])["epoch"]
+    chosen = json.loads(trained.model.metadata[PROVENANCE])["epoch"]
     best = next((epoch for epoch in history if epoch["epoch"] == chosen), {})
     model, last = folder / "model.onnx", folder / "last.onnx"
     data = shlex.join(["--data", config.data, *(["--data-dir", config.data_dir] if config.data_dir else [])])

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxmx.builder.metadata import QUANTIZATION, TRAINABLE
 from onnxmx.builder.model import Model, load
 from onnxmx.errors import DataError, OnnxmxError, UsageError
 from onnxmx.exporter import qdq, report
@@ -30,7 +31,6 @@ from onnxmx.trainer.evaluate import fit_data, fit_inputs
 
 Progress = Callable[[str], None]
 
-_TRAINABLE, _QUANTIZATION = "onnxmx.trainable", "onnxmx.quantization"
 _MEASURED = 1024
 """Samples on which single layers are compared: enough to order them, and few enough to do it for each."""
 
@@ -216,9 +216,9 @@ class _Search:
             "data": self._calibrated.digest,
             "kept_float": kept,
         }
-        metadata = self._metadata | {_QUANTIZATION: json.dumps(origin)}
-        if _TRAINABLE in metadata:
-            metadata[_TRAINABLE] = "[]"  # the weights it named are integers now
+        metadata = self._metadata | {QUANTIZATION: json.dumps(origin)}
+        if TRAINABLE in metadata:
+            metadata[TRAINABLE] = "[]"  # the weights it named are integers now
         return metadata
 
     def _good(self, candidate: _Candidate) -> bool:

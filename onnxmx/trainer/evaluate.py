@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import open_session, run_errors, runtime
-from onnxmx.builder.values import Dim, show_shape
+from onnxmx.builder.values import agree, show_shape
 from onnxmx.errors import DataError
 from onnxmx.trainer import losses, metrics
 from onnxmx.trainer.data import Dataset, Loader
@@ -86,7 +86,7 @@ def fit_data(model: Model, data: Dataset, loss: str | losses.Loss) -> Dataset:
     rules = losses.get(loss)
     shape, kind = rules.label(only_output(model))
     name, found = next(iter(data.labels.items()))
-    if found.dtype != kind.numpy() or not _agree(shape[1:], found.shape[1:]):
+    if found.dtype != kind.numpy() or not agree(shape[1:], found.shape[1:]):
         raise DataError(
             f"{rules.name} expected labels of {kind.numpy().name} {show_shape(shape)} for this model; "
             f"found {name!r} of {found.dtype} {show_shape(('batch', *found.shape[1:]))} in {data.name}",
@@ -133,7 +133,7 @@ def fit_inputs(model: Model, data: Dataset) -> Dataset:
                 mend="Build or export the model with a batch dimension.",
             )
         expected = port.shape[1:]
-        if not _agree(expected, shape):
+        if not agree(expected, shape):
             raise DataError(
                 f"the model's input {name!r} expected samples of shape {expected}; found {shape} in {data.name}",
                 mend="Train or choose a model for this data, or another dataset.",
@@ -141,13 +141,6 @@ def fit_inputs(model: Model, data: Dataset) -> Dataset:
     if len(data.labels) != 1:
         raise DataError(f"expected one label in {data.name}; found {sorted(data.labels)}")
     return data
-
-
-def _agree(expected: Sequence[Dim], found: Sequence[int]) -> bool:
-    """Whether the sizes found are those expected, where these are numbers."""
-    return len(expected) == len(found) and all(
-        not isinstance(e, int) or e == d for e, d in zip(expected, found, strict=True)
-    )
 
 
 def _fixed_batch(model: Model) -> int | None:

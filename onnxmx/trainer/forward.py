@@ -13,6 +13,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from onnxmx.builder.graph import GraphBuilder
+from onnxmx.builder.metadata import SOURCE
 from onnxmx.builder.model import Model
 from onnxmx.errors import GraphError, ShapeError
 from onnxmx.trainer.functions import BatchNorm, Dropout
@@ -99,7 +100,7 @@ def without_functions(model: ir.Model) -> ir.Model:
 
 def _check_copyable(node: ir.Node) -> None:
     """Raises GraphError for what neither a copy nor a gradient can be made of."""
-    source = node.metadata_props.get("onnxmx.source")
+    source = node.metadata_props.get(SOURCE)
     if node.domain not in ("", "ai.onnx"):
         raise GraphError(
             f"training expected operators of ai.onnx; found {node.domain}.{node.op_type} in {node.name!r}",
@@ -159,7 +160,7 @@ def _dropout(training: Training, node: ir.Node, inputs: Sequence[ir.Value | None
         if tensor is None:
             raise GraphError(
                 f"Dropout {node.name!r} expected a constant ratio; found a computed one",
-                at=node.metadata_props.get("onnxmx.source"),
+                at=node.metadata_props.get(SOURCE),
                 mend="Give the ratio as a number.",
             )
         ratio = float(tensor.numpy())

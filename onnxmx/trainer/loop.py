@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from onnxmx.builder.literals import is_number
+from onnxmx.builder.metadata import CLASSES, LOSS, PREPROCESSING, PROVENANCE
 from onnxmx.builder.model import Model, from_bytes, load
 from onnxmx.builder.session import cores, runtime
 from onnxmx.errors import CheckpointError, StoppedError, TrainingError, UsageError, unknown_name
@@ -313,7 +314,7 @@ class _Trainer:
         model = self._model.with_parameters({name: state[name] for name in self._weights})
         made = {**self.identity, "epoch": self._position.epoch, "steps": int(state["step"])}
         made.pop("step_digest")
-        model.metadata["onnxmx.provenance"] = json.dumps(made)
+        model.metadata[PROVENANCE] = json.dumps(made)
         return model
 
     def _checkpoint(self) -> None:
@@ -338,11 +339,11 @@ class _Trainer:
 def _with_facts(model: Model, data: Dataset, plan: Plan) -> Model:
     """A copy of the model that says what its classes are and how its input is prepared."""
     copy = model.with_parameters({})
-    copy.metadata["onnxmx.loss"] = losses.get(plan.loss).name
-    copy.metadata["onnxmx.preprocessing"] = json.dumps(data.preprocessing.to_dict())
-    copy.metadata.pop("onnxmx.classes", None)  # those of what the model learned before
+    copy.metadata[LOSS] = losses.get(plan.loss).name
+    copy.metadata[PREPROCESSING] = json.dumps(data.preprocessing.to_dict())
+    copy.metadata.pop(CLASSES, None)  # those of what the model learned before
     if data.classes is not None:
-        copy.metadata["onnxmx.classes"] = json.dumps(list(data.classes))
+        copy.metadata[CLASSES] = json.dumps(list(data.classes))
     return copy
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxmx.builder.metadata import CLASSES, LOSS, PREPROCESSING
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import open_session, run_errors
 from onnxmx.errors import DataError, ModelFileError, ShapeError, UsageError
@@ -54,7 +55,7 @@ class Predictor:
         self._preprocessing = _preprocessing(model)
         self._white = _white(self._preprocessing) if white is None else white
         self._classes = _classes(model)
-        self._classifies = model.metadata.get("onnxmx.loss") == "softmax_cross_entropy"
+        self._classifies = model.metadata.get(LOSS) == "softmax_cross_entropy"
         rules = losses.get("softmax_cross_entropy")
         self._probabilities = self._classifies and len(self._outputs) == 1 and ends_in_activation(model, rules)
         for port in self._ports.values():
@@ -168,14 +169,14 @@ def _white(preprocessing: Preprocessing) -> float:
 
 
 def _preprocessing(model: Model) -> Preprocessing:
-    found = _metadata(model, "onnxmx.preprocessing")
+    found = _metadata(model, PREPROCESSING)
     if found is not None and not isinstance(found, dict):
         raise ModelFileError(f"onnxmx.preprocessing expected an object; found {found!r}")
     return Preprocessing.from_dict(found or {})
 
 
 def _classes(model: Model) -> list[str] | None:
-    found = _metadata(model, "onnxmx.classes")
+    found = _metadata(model, CLASSES)
     if found is not None and not (isinstance(found, list) and all(isinstance(name, str) for name in found)):
         raise ModelFileError(f"onnxmx.classes expected a list of names; found {found!r}")
     return found

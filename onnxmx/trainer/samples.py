@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxmx.builder.model import Port
-from onnxmx.builder.values import show_shape
+from onnxmx.builder.values import agree, show_shape
 from onnxmx.errors import DataError, MissingExtraError, nearest
 
 Array = np.ndarray[Any, Any]
@@ -213,9 +213,7 @@ def _fitting(name: str, x: Any, port: Port) -> Array:
 def _shaped(array: Array, port: Port) -> Array | None:
     """`array` as one sample: of its shape, or flat, or without its dimensions of 1; None where it is not one."""
     shape = sample_shape(port)
-    if len(array.shape) == len(shape) and all(
-        not isinstance(d, int) or d == n for d, n in zip(shape, array.shape, strict=True)
-    ):
+    if agree(shape, array.shape):
         return array
     sizes = [d for d in shape if isinstance(d, int)]
     if len(sizes) < len(shape) or array.size != math.prod(sizes):

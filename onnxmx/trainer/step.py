@@ -20,6 +20,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from onnxmx.builder.graph import Dim, GraphBuilder, Value
+from onnxmx.builder.metadata import SOURCE
 from onnxmx.builder.model import Model, Port, check
 from onnxmx.builder.ops import INT64
 from onnxmx.builder.source import user_line
@@ -232,8 +233,8 @@ def _finish(g: GraphBuilder, title: str, made_of: dict[str, str]) -> StepGraph:
         tidy(model)
     here = user_line()
     for node in model.graph:
-        if here and node.metadata_props.get("onnxmx.source") == here:  # the line that compiles says nothing of a node
-            del node.metadata_props["onnxmx.source"]
+        if here and node.metadata_props.get(SOURCE) == here:  # the line that compiles says nothing of a node
+            del node.metadata_props[SOURCE]
     proto = check(ir.to_proto(model), title)
     data = proto.SerializeToString(deterministic=True)
     spec = {

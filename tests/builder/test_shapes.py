@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnxmx.builder.layers as L
 from onnxmx.builder.model import build
+from onnxmx.builder.values import Dim, agree
 from onnxmx.errors import ShapeError
 
 CONVS = {1: L.Conv1D, 2: L.Conv2D, 3: L.Conv3D}
@@ -124,3 +126,17 @@ def test_pooling(found: list[dict[str, Any]], ceil: bool, kind: int) -> None:
     )
     expected = [ceiled(axis) if ceil else slid(axis) for axis in found]
     assert space(layer, found) == (expected if min(slid(axis) for axis in found) >= 1 else None)
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "answer"),
+    [
+        (("batch", 3), (7, 3), True),
+        (("batch", 3), (7, 4), False),
+        ((None, 3), (7, "n"), True),
+        ((3,), (3, 1), False),
+        ((), (), True),
+    ],
+)
+def test_shapes_that_agree(expected: tuple[Dim, ...], found: tuple[Dim, ...], answer: bool) -> None:
+    assert agree(expected, found) is answer

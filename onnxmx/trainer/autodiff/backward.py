@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.metadata import SOURCE
 from onnxmx.errors import GradientError
 from onnxmx.trainer.autodiff.registry import Rule, has_rule, rule_for
 
@@ -45,7 +46,7 @@ def pull_back(
 
 def _of_inputs(g: GraphBuilder, node: ir.Node, dys: Sequence[Value | None]) -> tuple[Value | None, ...]:
     """What the rule of `node` gives for its inputs. Its errors name the line that built the node."""
-    source = node.metadata_props.get("onnxmx.source")
+    source = node.metadata_props.get(SOURCE)
     try:
         with g.scope(f"grad.{node.name}", source=source, absolute=True):
             dxs = _rule(node)(g, node, *dys)

@@ -1,0 +1,24 @@
+"""What onnxmx adds to a file, by key: all of it text, and JSON where it is more than a word."""
+
+from __future__ import annotations
+
+SOURCE = "onnxmx.source"
+"""Of a node: the user's line that asked for it."""
+
+TRAINABLE = "onnxmx.trainable"
+"""The names of the parameters that training changes, a JSON list: the only such list."""
+
+LOSS = "onnxmx.loss"
+"""The name of the loss that the model was trained with."""
+
+PREPROCESSING = "onnxmx.preprocessing"
+"""How raw values are prepared, a JSON object: `Preprocessing.to_dict`."""
+
+CLASSES = "onnxmx.classes"
+"""The names of the classes in the order of the outputs, a JSON list."""
+
+PROVENANCE = "onnxmx.provenance"
+"""What the model was made from, a JSON object: data and its digest, seed, epochs, steps."""
+
+QUANTIZATION = "onnxmx.quantization"
+"""How a quantized model was made, a JSON object."""
