@@ -44,6 +44,8 @@ def infer(node: ir.Node) -> None:
     inputs = [v for v in node.inputs if v is not None]
     if any(v.type is None for v in inputs):
         return  # nothing can be said of the outputs
+    if node.op_type == "STFT" and "onesided" not in node.attributes:
+        node.attributes["onesided"] = ir.AttrInt64("onesided", 1)  # the default, for which onnx infers that of 0
     inferred = onnx.shape_inference.infer_node_outputs(
         schema(node.op_type),
         ir.serde.serialize_node(node),

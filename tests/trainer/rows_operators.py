@@ -95,6 +95,15 @@ CASES = [
     *(Case("Compress", ((3, 4),), label=f"{c}{a}",
            make=lambda g, x, c=c, a=a: g.op("Compress", x, np.array(c, bool), **({} if a is None else {"axis": a})))
       for c, a in (([1, 0, 1], 0), ([0, 1], -1), ([0, 1, 1, 0, 1], None))),
+    # onnx.reference numbers them wrongly where they are not sorted.
+    *(Case("Unique", ((3, 4),), {"axis": a, "sorted": s}, distinct=True, step=None if s else 0.01)
+      for a in (None, 0, -1) for s in (0, 1)),
+    Case("Unique", ((3, 4),), label="ties", distinct=True, make=lambda g, x: g.op(
+        "Unique", g.concat([x, x], 1), axis=1)),
+    Case("Range", ((), ()), make=lambda g, a, d: g.op("Range", a, g.add(a, g.mul(d, 4.5)), d)),
+    Case("Range", ((),), make=lambda g, a: g.op("Range", a, g.sub(a, 1.0), g.cast_like(np.array(-0.4), a))),
+    Case("Optional", step=0.5, make=lambda g, x: g.op("OptionalGetElement", g.op("Optional", x))),
+    Case("OptionalGetElement"),
     *(Case("OneHot", ((2,),), label=f"{a}", make=lambda g, v, a=a: g.op(
         "OneHot", np.array([[1, 3], [0, 7]]), np.array(5), v, axis=a)) for a in (-1, 1)),
     places("GatherElements", ((3, 4),), ELEMENTS, axis=1),

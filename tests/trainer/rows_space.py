@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,17 @@ def fourier(shape: Shape, length: int | None, axis: int | None, **attributes: An
         return g.op("DFT", x, n, a, **attributes)
 
     return Case("DFT", (shape,), make=make, label=f"{shape}{length}{axis}{attributes}")
+
+
+def short_time_fourier(shape: Shape, n: int, window: bool, onesided: int | None) -> Case:
+    """Frames of n elements, 3 apart; the window is an input. onnx.reference needs one."""
+
+    def make(g: Any, x: Any, *windows: Any) -> Any:
+        given = windows or (None, np.array(n, np.int64))
+        return g.op("STFT", x, np.array(3, np.int64), *given, onesided=onesided)
+
+    shapes = (shape, (n,)) if window else (shape,)
+    return Case("STFT", shapes, make=make, label=f"{onesided}", step=None if window else 0.5)
 
 
 def columns(shape: Shape, image: list[int], block: list[int], **attributes: Any) -> Case:
@@ -86,6 +98,8 @@ CASES = [
     lp_pool((2, 3, 9), [3], strides=[2], dilations=[2]),
     *(Case("GlobalLpPool", ((2, 3, 4, 2),), {"p": p}, avoid=0.0, step=1e-2) for p in (1, 2, 3)),
     unpool((1, 1, 2, 2), [[[[5, 7], [8, 15]]]]),
+    # onnx.reference counts the places through what the output would be without a size.
+    replace(unpool((1, 1, 2, 2), [[[[5, 7], [8, 24]]]], [1, 1, 5, 5]), step=0.5),
     *(Case("LpNormalization", ((3, 4, 2),), {"axis": a, "p": p}, avoid=0.0, step=1e-2)
       for a in (1, -1) for p in (1, 2)),  # onnx.reference takes no absolute values
     Case("LpNormalization", ((3, 4),), label="zeros", step=1e-2, make=lambda g, x: g.op(
@@ -107,6 +121,9 @@ CASES = [
     *(fourier((2, 6, 3, c), n, a, inverse=i) for c in (1, 2) for i in (0, 1)
       for n, a in ((None, None), (None, 1), (4, 1), (8, -3))),
     *(fourier((2, n, 1), None, 1, onesided=1) for n in (6, 5)),
+    *(fourier((2, 4, c), n, 1, onesided=1, inverse=1) for c in (2,) for n in (None, 7, 9)),
+    *(short_time_fourier((2, 11, 1), n, window, o) for n, window in ((4, True), (5, False)) for o in (None, 0, 1)),
+    short_time_fourier((2, 11, 2), 4, True, 0),
     einsum("ij,jk->ik", (3, 4), (4, 2)),
     einsum("bij,bjk", (2, 3, 4), (2, 4, 2)),
     einsum("ij->ji", (3, 4)),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -73,14 +74,26 @@ def _through_body(g: GraphBuilder, node: ir.Node, *dys: Value | None) -> tuple[V
 
     ONNX Runtime puts the function in place of the node too, and computes only once what the two have in common.
     """
-    function = node.meta["function"]
+    attributes = {name: a.value for name, a in node.attributes.items()}
+    return through(g, node, dys, lambda g, *xs: node.meta["function"].trace(g, *xs, **attributes))
+
+
+def through(
+    g: GraphBuilder, node: ir.Node, dys: Sequence[ir.Value | None], written: Callable[..., Any]
+) -> tuple[Value | None, ...]:
+    """The gradients of the inputs of `node`, by those of operators that compute the same.
+
+    written(g, *inputs) -> the output, or a tuple of them: adds these operators to `g`.
+    """
     # Where the node reads one value twice, each reading has a gradient of its own.
-    xs = [g.op("Identity", x) if x in node.inputs[:k] else x for k, x in enumerate(node.inputs)]
+    xs = [g.op("Identity", x) if x is not None and x in node.inputs[:k] else x for k, x in enumerate(node.inputs)]
     before = len(g.graph)
-    made = function.trace(g, *xs, **{name: a.value for name, a in node.attributes.items()})
+    made = written(g, *xs)
     ys = made if isinstance(made, tuple) else (made,)
-    known = {y: dy for y, dy in zip(ys, dys, strict=True) if dy is not None}
-    return tuple(pull_back(g, list(g.graph)[before:], known, [x for x in xs if x is not None]))
+    known: dict[Any, Any] = {y: dy for y, dy in zip(ys, dys, strict=False) if dy is not None}
+    wrt = [x for x in xs if x is not None]
+    found: dict[ir.Value | None, Any] = dict(zip(wrt, pull_back(g, list(g.graph)[before:], known, wrt), strict=True))
+    return tuple(found.get(x) for x in xs)
 
 
 def _depending_on(nodes: Sequence[ir.Node], values: Sequence[ir.Value]) -> set[ir.Value | None]:

@@ -123,7 +123,7 @@ def cos(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     return g.neg(g.mul(dy, g.sin(node.inputs[0])))
 
 
-@gradient("Identity")
+@gradient("Identity", "Optional", "OptionalGetElement")
 def identity(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy"""
     return dy

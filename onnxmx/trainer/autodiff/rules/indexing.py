@@ -115,6 +115,18 @@ def compress(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     return g.reshape_like(_put(g, into, kept, dy, axis or 0), x), None
 
 
+@gradient("Unique")
+def unique(g: GraphBuilder, node: ir.Node, dy: ir.Value, *_: Any) -> Any:
+    """dx = dy of the element of y that x is equal to; equal ones share dy"""
+    x = node.inputs[0]
+    assert x is not None
+    attributes = {name: a.value for name, a in node.attributes.items()}
+    _y, _first, places_in_y, counts = g.ops("Unique", x, outputs=4, **attributes)
+    axis = node.attributes["axis"].as_int() % rank(x) if "axis" in node.attributes else None
+    share = g.div(dy, g.reshape(g.cast_like(counts, dy), [-1] + [1] * (rank(dy) - 1 - (axis or 0))))
+    return g.reshape_like(g.gather(share, places_in_y, axis=axis or 0), x)
+
+
 @gradient("OneHot")
 def one_hot(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dvalues = (the sum of dy where it is cold, the sum where it is hot)"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -9,11 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.errors import GradientError
-from onnxmx.trainer.autodiff.registry import gradient, refuse_gradient
+from onnxmx.trainer.autodiff.backward import through
+from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.shapes import array, rank, static
-
-refuse_gradient("STFT", why="it has no rule yet; DFT of frames taken with Gather has one")
 
 
 @gradient("Det")
@@ -44,11 +43,12 @@ def fourier(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     x, length, axis = [*node.inputs, None, None][:3]
     assert x is not None
     inverse, half = node.attributes.get_int("inverse", 0), node.attributes.get_int("onesided", 0)
-    if inverse and half:
-        raise GradientError(f"DFT in {node.name!r} goes back from half of a spectrum, which has no gradient rule")
     along = int((np.array(-2) if axis is None else array(axis)) % rank(x))  # type: ignore[operator]
     size = static(x, along)
-    n = size if length is None else int(array(length))  # type: ignore[arg-type]
+    n = (size - 1) * 2 if inverse and half else size
+    n = n if length is None else int(array(length))  # type: ignore[arg-type]
+    if inverse and half:
+        return _resized(g, _half_spectrum(g, dy, along, n), along, n // 2 + 1, size)
     if half:
         dy = _resized(g, dy, along, n // 2 + 1, n)
     dx = g.op("DFT", dy, None, np.array(along), inverse=1 - inverse)
@@ -56,6 +56,45 @@ def fourier(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     if static(x, -1) == 1:
         dx = g.slice(dx, [0], [1], [rank(x) - 1])
     return _resized(g, dx, along, n, size)
+
+
+def _half_spectrum(g: GraphBuilder, dy: ir.Value, axis: int, n: int) -> Value:
+    """The gradient of half a spectrum: each frequency stands for its mirror image too, but 0 and the one in the middle.
+
+    Both of those are real: what is imaginary in them was not read, and in the transform of a real dy it is 0.
+    """
+    times = np.full(n // 2 + 1, 2.0 / n)
+    times[0] = 1.0 / n
+    if n % 2 == 0:
+        times[-1] = 1.0 / n
+    shape = [-1 if k == axis else 1 for k in range(rank(dy))]
+    return g.mul(g.op("DFT", dy, None, np.array(axis), onesided=1), g.cast_like(times.reshape(shape), dy))
+
+
+@gradient("STFT")
+def short_time_fourier(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """As DFT of window * the frames of x"""
+    return through(g, node, [dy], functools.partial(_of_frames, onesided=node.attributes.get_int("onesided", 1)))
+
+
+def _of_frames(
+    g: GraphBuilder,
+    x: ir.Value,
+    step: ir.Value,
+    window: ir.Value | None = None,
+    length: ir.Value | None = None,
+    *,
+    onesided: int,
+) -> Value:
+    """x: (batch, time, 1 or 2) -> (batch, frames, frequencies, 2)"""
+    n = static(window, 0) if window is not None else int(array(length))  # type: ignore[arg-type]
+    hop = int(array(step))  # type: ignore[arg-type]
+    last = g.sub(g.squeeze(g.op("Shape", x, start=1, end=2), [0]), np.int64(n - 1))
+    starts = g.range(np.int64(0), last, np.int64(hop))
+    frames = g.gather(x, g.add(g.unsqueeze(starts, [1]), np.arange(n)), axis=1)
+    if window is not None:
+        frames = g.mul(frames, g.reshape(window, [n, 1]))
+    return g.op("DFT", frames, None, np.array(2), onesided=onesided)
 
 
 def _resized(g: GraphBuilder, x: ir.Value, axis: int, n: int, size: int) -> ir.Value:

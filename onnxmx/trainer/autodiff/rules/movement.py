@@ -9,9 +9,17 @@ import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.trainer.autodiff.registry import gradient, zero_gradient
+from onnxmx.trainer.autodiff.rules.indexing import places
 from onnxmx.trainer.autodiff.shapes import rank, unbroadcast
 
-zero_gradient("Shape", "Size", "Constant", "ConstantOfShape", "Range", "EyeLike")
+zero_gradient("Shape", "Size", "Constant", "ConstantOfShape", "EyeLike")
+
+
+@gradient("Range")
+def range_(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """y_k = start + k delta:  dstart = sum(dy);  ddelta = sum(k dy). The limit says only how many there are."""
+    k = g.cast_like(places(g, dy, 0), dy)
+    return g.reduce_sum(dy, keepdims=False), None, g.reduce_sum(g.mul(k, dy), keepdims=False)
 
 
 @gradient("Reshape", "Flatten", "Squeeze", "Unsqueeze")

@@ -10,7 +10,6 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.errors import GradientError
 from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.rules.conv import Window
 from onnxmx.trainer.autodiff.shapes import static
@@ -63,10 +62,8 @@ def _by_norm(g: GraphBuilder, dy: ir.Value, y: ir.Value, p: int) -> Value:
 @gradient("MaxUnpool")
 def max_unpool(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy at the places that x was put to"""
-    places = node.inputs[1]
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        raise GradientError(f"MaxUnpool in {node.name!r} is given an output_shape, which has no gradient rule")
-    return g.gather(g.reshape(dy, [-1]), places), None
+    # With an output_shape ONNX Runtime still counts the places through the whole output.
+    return g.gather(g.reshape(dy, [-1]), node.inputs[1]), None
 
 
 def _over_windows(g: GraphBuilder, x: ir.Value, dy: ir.Value, window: Window) -> Value:

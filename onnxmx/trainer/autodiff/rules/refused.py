@@ -10,14 +10,12 @@ zero_gradient("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "R
 zero_gradient("BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix")
 zero_gradient("ImageDecoder", "RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer")
 # Whole numbers and truth values.
-zero_gradient("NonMaxSuppression", "OptionalHasElement", "SequenceEmpty", "SequenceLength")
+zero_gradient("NonMaxSuppression", "NonZero", "OptionalHasElement", "SequenceEmpty", "SequenceLength")
 
-refuse_gradient("NonZero", "Unique", why="its output shape depends on the data")
 refuse_gradient(
     "SequenceConstruct", "SequenceAt", "SequenceInsert", "SequenceErase", "SequenceMap", "SplitToSequence",
     "ConcatFromSequence", why="a sequence has no gradient; use Split and Concat",
 )  # fmt: skip
-refuse_gradient("Optional", "OptionalGetElement", why="an optional value has no gradient; give the value itself")
 refuse_gradient("If", "Loop", "Scan", why="gradients through a subgraph are not written yet")
 refuse_gradient("DeformConv", "MaxRoiPool", "RoiAlign", why="it has no rule yet")
 refuse_gradient("GroupNormalization", why="it is deprecated at opset 20; the GroupNorm layer is made of others")
