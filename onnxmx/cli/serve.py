@@ -28,6 +28,10 @@ def serve(path: str, max_body_mb: int | None, **options: Any) -> Answer:
     """Answer requests over HTTP, in the Open Inference Protocol v2, until SIGTERM or Ctrl-C.
 
     REPO_OR_FILE is an .onnx file, or a folder of <model>/<version>/model.onnx.
+
+    Unlike predict, which takes raw values, infer takes them prepared, as the model reads them: GET /v2/models/<model>
+    shows the preprocessing, and the classes, under `parameters`. With "parameters": {"preprocess": true} in a request
+    its values are raw, and the server prepares them.
     """
     from onnxmx.serve import serve as library
 

@@ -13,6 +13,7 @@ import orjson
 
 from onnxmx.errors import nearest
 from onnxmx.serve.tensors import MAX_RANK, Array, RequestError, TensorSpec, decode, encode, show
+from onnxmx.trainer.data.dataset import Preprocessing
 
 T = TypeVar("T")
 
@@ -25,6 +26,13 @@ class Signature:
     version: str
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
+    preprocessing: Preprocessing | None = None
+    classes: list[str] | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        """What the model's metadata says of its data, for the extension point of the protocol."""
+        found = {"classes": self.classes} if self.classes is not None else {}
+        return found if self.preprocessing is None else {"preprocessing": self.preprocessing.to_dict(), **found}
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ def parse_request(body: bytes, signature: Signature) -> InferRequest:
     request_id = request.get("id")
     if request_id is not None:
         _typed(request_id, str, "a string", "$.id")
-    _parameters(request, "$")
+    raw = _raw(_parameters(request, "$"), signature)
     feeds: dict[str, Array] = {}
     sizes: dict[str, tuple[int, str]] = {}
     for i, item in enumerate(_typed(request.get("inputs"), list, "an array of inputs", "$.inputs")):
@@ -68,7 +76,19 @@ def parse_request(body: bytes, signature: Signature) -> InferRequest:
         raise RequestError(
             f"expected an input for each that the model has, missing {', '.join(missing)}", at="$.inputs"
         )
+    if raw is not None:
+        feeds = {name: raw.apply(x).astype(x.dtype) if x.dtype.kind == "f" else x for name, x in feeds.items()}
     return InferRequest(request_id, feeds, _parse_outputs(request.get("outputs"), signature))
+
+
+def _raw(parameters: dict[str, Any], signature: Signature) -> Preprocessing | None:
+    """The model's preprocessing where `preprocess` asks for it: the request's values are as its dataset stores them."""
+    at = "$.parameters.preprocess"
+    if not _typed(parameters.get("preprocess", False), bool, "true or false", at):
+        return None
+    if signature.preprocessing is None:
+        raise RequestError(f"model {signature.model!r} says nothing of its preprocessing; send prepared values", at=at)
+    return signature.preprocessing
 
 
 def _parse_input(item: dict[str, Any], spec: TensorSpec, sizes: dict[str, tuple[int, str]], at: str) -> Array:

@@ -83,12 +83,14 @@ class Repository:
     def metadata(self, name: str, version: str | None = None) -> dict[str, Any]:
         """Model metadata.  Raises RequestError: 404 when there is no such model, 503 when it is not ready."""
         signature = self.runner(name, version).signature
+        parameters = signature.parameters()
         return {
             "name": name,
             "versions": list(self._models[name]),
             "platform": "onnxruntime_onnx",
             "inputs": [spec.wire for spec in signature.inputs.values()],
             "outputs": [spec.wire for spec in signature.outputs.values()],
+            **({"parameters": parameters} if parameters else {}),
         }
 
     def stop(self) -> None:

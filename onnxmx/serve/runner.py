@@ -11,6 +11,7 @@ from onnxmx.builder.session import runtime
 from onnxmx.errors import ModelFileError
 from onnxmx.serve.protocol import Signature, encode_response, parse_request
 from onnxmx.serve.tensors import DATATYPES, RequestError, TensorSpec
+from onnxmx.trainer import facts
 
 
 class Runner:
@@ -38,7 +39,10 @@ class Runner:
         unranked = _unranked(path) if any(not a.shape for a in self._arguments()) else frozenset()
         inputs = {a.name: _spec(a, path, unranked) for a in self._session.get_inputs()}
         outputs = {a.name: _spec(a, path, unranked) for a in self._session.get_outputs()}
-        self.signature = Signature(model, version, inputs, outputs)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.signature = Signature(
+            model, version, inputs, outputs, facts.preprocessing(metadata), facts.classes(metadata)
+        )
 
     def _arguments(self) -> list[Any]:
         return [*self._session.get_inputs(), *self._session.get_outputs()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -10,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxmx.builder.metadata import CLASSES, LOSS, PREPROCESSING
+from onnxmx.builder.metadata import CLASSES, LOSS
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import open_session, run_errors
 from onnxmx.errors import DataError, ModelFileError, ShapeError, UsageError
-from onnxmx.trainer import losses
+from onnxmx.trainer import facts, losses
 from onnxmx.trainer.data import Preprocessing
 from onnxmx.trainer.logits import ends_in_activation
 from onnxmx.trainer.samples import Sample, read_file, read_lines, sample_shape
@@ -52,9 +51,9 @@ class Predictor:
         if white is not None and not (math.isfinite(white) and white > 0):
             raise UsageError(f"white expected a finite number above 0; found {white}")
         self._ports, self._outputs = model.inputs, list(model.outputs)
-        self._preprocessing = _preprocessing(model)
+        self._preprocessing = facts.preprocessing(model.metadata) or Preprocessing()
         self._white = _white(self._preprocessing) if white is None else white
-        self._classes = _classes(model)
+        self._classes = facts.classes(model.metadata)
         self._classifies = model.metadata.get(LOSS) == "softmax_cross_entropy"
         rules = losses.get("softmax_cross_entropy")
         self._probabilities = self._classifies and len(self._outputs) == 1 and ends_in_activation(model, rules)
@@ -125,7 +124,7 @@ class Predictor:
         """
         names = self._classes or [str(n) for n in range(len(logits))]
         if len(names) != len(logits):
-            raise ModelFileError(f"onnxmx.classes expected {len(logits)} names, one an output; found {len(names)}")
+            raise ModelFileError(f"{CLASSES} expected {len(logits)} names, one an output; found {len(names)}")
         p = logits.astype(np.float64)
         if not self._probabilities:
             e = np.exp(p - p.max())
@@ -166,25 +165,3 @@ def _some(path: str | os.PathLike[str], samples: Iterator[Sample]) -> Iterator[S
 def _white(preprocessing: Preprocessing) -> float:
     only_scales_down = preprocessing.shift == 0 and 0 < preprocessing.scale < 1
     return 1 / preprocessing.scale if only_scales_down else _WHITE
-
-
-def _preprocessing(model: Model) -> Preprocessing:
-    found = _metadata(model, PREPROCESSING)
-    if found is not None and not isinstance(found, dict):
-        raise ModelFileError(f"onnxmx.preprocessing expected an object; found {found!r}")
-    return Preprocessing.from_dict(found or {})
-
-
-def _classes(model: Model) -> list[str] | None:
-    found = _metadata(model, CLASSES)
-    if found is not None and not (isinstance(found, list) and all(isinstance(name, str) for name in found)):
-        raise ModelFileError(f"onnxmx.classes expected a list of names; found {found!r}")
-    return found
-
-
-def _metadata(model: Model, key: str) -> Any:
-    text = model.metadata.get(key)
-    try:
-        return None if text is None else json.loads(text)
-    except ValueError as error:
-        raise ModelFileError(f"the model's metadata {key} expected JSON; found {text!r}") from error

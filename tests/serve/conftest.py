@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serve_helpers import ELEMENT_TYPES, FLOAT, Server, identity, log, lookup, mlp, pair, reshape, save, slow
+from serve_helpers import ELEMENT_TYPES, FLOAT, Server, identity, log, lookup, mlp, pair, pixels, reshape, save, slow
 
 
 @pytest.fixture(scope="session")
@@ -21,12 +21,15 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "log": log(),
         "reshape": reshape(),
         "slow": slow(),
+        "pixels": pixels(),
         "anyrank": identity(FLOAT, None),
         **{f"echo_{name}": identity(code, ["n", 2]) for name, code in ELEMENT_TYPES.items()},
     }.items():
         save(built, root / name / "1" / "model.onnx")
     (root / "damaged" / "1").mkdir(parents=True)
     (root / "damaged" / "1" / "model.onnx").write_bytes(b"hello")
+    for name, text in (("unprepared", '{"scale": "much"}'), ("unnamed", "[1, 2]")):
+        save(pixels(text, text), root / name / "1" / "model.onnx")
     (root / "empty" / "1").mkdir(parents=True)
     (root / "notes").mkdir()
     (root / "mlp" / "latest").mkdir()

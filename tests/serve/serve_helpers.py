@@ -78,6 +78,16 @@ def lookup() -> onnx.ModelProto:
     return model([node], [("ids", INT64, ["n"])], [("row", FLOAT, ["n"])], table=table)
 
 
+def pixels(preprocessing: str = '{"scale": 0.5, "shift": -1.0}', classes: str = '["no", "yes"]') -> onnx.ModelProto:
+    """y = x + n, of a model whose metadata says how x is prepared and what the two elements of y are."""
+    shape = ["batch", 2]
+    cast = helper.make_node("Cast", ["n"], ["f"], to=FLOAT)
+    nodes = [cast, helper.make_node("Add", ["x", "f"], ["y"])]
+    built = model(nodes, [("x", FLOAT, shape), ("n", INT64, shape)], [("y", FLOAT, shape)])
+    helper.set_model_props(built, {"onnxmx.preprocessing": preprocessing, "onnxmx.classes": classes})
+    return built
+
+
 def log() -> onnx.ModelProto:
     return model([helper.make_node("Log", ["x"], ["y"])], [("x", FLOAT, ["n"])], [("y", FLOAT, ["n"])])
 

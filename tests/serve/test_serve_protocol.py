@@ -47,6 +47,32 @@ def test_health_and_metadata(client: httpx.Client) -> None:
     assert client.get("/v2/models/mlp/ready").json() == {"name": "mlp", "ready": True}
 
 
+def test_metadata_says_how_values_are_prepared(client: httpx.Client) -> None:
+    found = client.get("/v2/models/pixels").json()["parameters"]
+    assert found == {"preprocessing": {"scale": 0.5, "shift": -1.0}, "classes": ["no", "yes"]}
+    rows = {row["name"]: row for row in client.post("/v2/repository/index").json()}
+    assert "onnxmx.preprocessing" in rows["unprepared"]["reason"]
+    assert "onnxmx.preprocessing" in rows["unnamed"]["reason"]
+
+
+def test_raw_values_are_prepared_where_a_request_says_so(client: httpx.Client) -> None:
+    inputs = tensor("x", [1, 2], "FP32", [4.0, 10.0]), tensor("n", [1, 2], "INT64", [1, 2])
+    for asked, expected in (
+        ({}, [5.0, 12.0]),
+        ({"preprocess": False}, [5.0, 12.0]),
+        ({"preprocess": True}, [2.0, 6.0]),
+    ):
+        answer = infer(client, "pixels", *inputs, parameters=asked).json()
+        assert answer["outputs"][0]["data"] == expected  # integers, as token numbers are, stay as they are
+    refused = infer(client, "pixels", *inputs, parameters={"preprocess": "yes"})
+    assert (refused.status_code, refused.json()["error"]) == (
+        400, 'at $.parameters.preprocess: expected true or false, found "yes"',
+    )  # fmt: skip
+    silent = infer(client, "mlp", tensor("x", [2, 4], "FP32", X), parameters={"preprocess": True})
+    assert silent.status_code == 400
+    assert "says nothing of its preprocessing" in silent.json()["error"]
+
+
 def test_index_lists_all_with_reasons(client: httpx.Client) -> None:
     rows = client.post("/v2/repository/index").json()
     states = {(row["name"], row["version"]): row["state"] for row in rows}
