@@ -7,10 +7,7 @@ of the user's code that asked for it in its metadata (`onnxmx.source`).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,9 +18,9 @@ from onnxmx.builder import init as initializers
 from onnxmx.builder.inference import IR_VERSION, OPSET, InputTypes
 from onnxmx.builder.init import Initializer
 from onnxmx.builder.literals import dtype_beside, holds, is_size, spell
-from onnxmx.builder.metadata import SOURCE
+from onnxmx.builder.metadata import CHECKPOINT, SOURCE
 from onnxmx.builder.ops import Arg, Ops
-from onnxmx.builder.source import user_line
+from onnxmx.builder.scopes import Scopes
 from onnxmx.builder.values import Dim, Value, describe, show_shape
 from onnxmx.errors import GraphError, ShapeError, UsageError
 
@@ -36,14 +33,7 @@ DOMAIN = "ai.onnxmx"
 """The domain of the functions that this product defines inside its files."""
 
 
-@dataclass(frozen=True)
-class _Scope:
-    path: str
-    source: str | None
-    what: str
-
-
-class GraphBuilder(Ops):
+class GraphBuilder(Scopes, Ops):
     """Builds one ONNX graph.
 
     graph: the graph so far, an `onnx_ir.Graph`.
@@ -52,17 +42,12 @@ class GraphBuilder(Ops):
     """
 
     def __init__(self, name: str = "main") -> None:
+        super().__init__()
         self.graph = ir.Graph((), (), nodes=(), name=name, opset_imports={"": OPSET})
         self.functions: dict[str, ir.Function] = {}
         self.seed = 0
         self._constants: dict[tuple[Any, ...], Value] = {}
         self._parameters: dict[str, Value] = {}
-        self._scopes: list[_Scope] = []
-        self._taken: Counter[str] = Counter()
-        self._layers: dict[int, tuple[str, object]] = {}
-        # The paths of layers and parameters met so far. It starts empty when a layer is called again, so that what
-        # is inside gets the names it had the first time, and with them the same parameters.
-        self._met: set[str] = set()
 
     # --- what a graph is made of
     def input(self, name: str, shape: Sequence[Dim], dtype: ir.DataType = ir.DataType.FLOAT) -> Value:
@@ -228,6 +213,17 @@ class GraphBuilder(Ops):
         with self.scope(parent, source=node.metadata_props.get(SOURCE), absolute=True):
             return self.ops(node.op_type, *inputs, outputs=len(node.outputs), **attributes)
 
+    def again(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Node:
+        """Add a copy of a node of this graph, a call of a function too, on other inputs of the same types."""
+        name, n = self._claim(self._path(node.name or node.op_type)), len(node.outputs)
+        outputs = [self._value(name if n == 1 else f"{name}.{k}", y.type, y.shape) for k, y in enumerate(node.outputs)]
+        copy = ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), outputs=outputs, name=name)
+        copy.meta.update(node.meta)
+        if source := node.metadata_props.get(SOURCE):
+            copy.metadata_props[SOURCE] = source
+        self.graph.append(copy)
+        return copy
+
     def _node(
         self, domain: str, op_type: str, inputs: Sequence[Arg], outputs: int, attributes: dict[str, Any]
     ) -> ir.Node:
@@ -238,6 +234,8 @@ class GraphBuilder(Ops):
         node = ir.Node(domain, op_type, values, ir.convenience.convert_attributes(kept), outputs=outs, name=name)
         if source := self.source():
             node.metadata_props[SOURCE] = source
+        if self._region:
+            node.metadata_props[CHECKPOINT] = self._region
         return node
 
     def _as_values(self, inputs: Sequence[Arg], types: InputTypes) -> list[ir.Value | None]:
@@ -281,87 +279,6 @@ class GraphBuilder(Ops):
             at=self.source(),
             mend="Look at what comes before it: print(x.shape) shows the shape of a value while the graph is built.",
         )
-
-    # --- names and places
-    @contextmanager
-    def scope(
-        self, name: str, *, source: str | None = None, what: str | None = None, absolute: bool = False
-    ) -> Iterator[str]:
-        """Name what is added inside after `name`. absolute: `name` is a whole path and not below the current scope."""
-        path = name if absolute else self._path(name)
-        self._scopes.append(_Scope(path, source, what or (repr(path) if path else "the graph")))
-        try:
-            yield path
-        finally:
-            self._scopes.pop()
-
-    @contextmanager
-    def layer_scope(
-        self, layer: object, name: str, *, source: str | None, kind: str, given: bool = False
-    ) -> Iterator[str]:
-        """The scope of one layer. A layer met again keeps its path, and so shares its parameters.
-
-        given: the user chose the name, so that another layer of that name is a mistake; else it is counted up.
-        """
-        again = id(layer) in self._layers
-        path = self._layers[id(layer)][0] if again else self._layer_path(name, given, source, kind)
-        self._layers[id(layer)] = (path, layer)  # holds the layer, so that its id stays its own
-        met, self._met = self._met, set() if again else self._met
-        try:
-            with self.scope(path, source=source, what=f"{kind} {path!r}" if path else kind, absolute=True):
-                yield path
-        finally:
-            self._met = met
-
-    def _layer_path(self, name: str, given: bool, source: str | None, kind: str) -> str:
-        path = self._path(name)
-        if not isinstance(name, str) or path == "const" or path.startswith("const."):
-            raise GraphError(
-                f"{kind} expected a name that is text and not 'const', as constants are called; found {name!r}",
-                at=source or user_line(),
-                mend="Name it otherwise.",
-            )
-        if given and f"{path}/" in self._met:
-            raise GraphError(
-                f"{kind} expected a name of its own; found another layer named {path!r}",
-                at=source or user_line(),
-                mend="Rename one of the two. To share parameters, call one layer twice.",
-            )
-        # A layer and a value may share a name; the slash keeps the two apart in one table.
-        path, _, count = self._meet(f"{path}/").partition("/")
-        return path + count
-
-    def source(self) -> str | None:
-        """The user's line for what is added now: that of the innermost scope where it has one, else the caller's."""
-        if self._scopes and self._scopes[-1].source:
-            return self._scopes[-1].source
-        return user_line()
-
-    def what(self) -> str:
-        """What is being built, for an error: `Dense 'head'`."""
-        return self._scopes[-1].what if self._scopes else "the graph"
-
-    def _path(self, name: str) -> str:
-        parent = self._scopes[-1].path if self._scopes else ""
-        return f"{parent}.{name}" if parent else name
-
-    def _meet(self, path: str) -> str:
-        """`path`, or the first of `path_1`, `path_2` ... that was not met; it is now."""
-        free, count = path, 0
-        while free in self._met:
-            count += 1
-            free = f"{path}_{count}"
-        self._met.add(free)
-        return free
-
-    def _claim(self, name: str) -> str:
-        """`name`, or `name_1`, `name_2` ... where a value has it already."""
-        while True:
-            count = self._taken[name]
-            self._taken[name] += 1
-            if count == 0:
-                return name
-            name = f"{name}_{count}"
 
     def _value(self, name: str, kind: ir.TypeProtocol | None, shape: ir.Shape | None) -> Value:
         value = Value(name=name, type=kind, shape=shape)

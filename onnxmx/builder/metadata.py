@@ -5,6 +5,9 @@ from __future__ import annotations
 SOURCE = "onnxmx.source"
 """Of a node: the user's line that asked for it."""
 
+CHECKPOINT = "onnxmx.checkpoint"
+"""Of a node: the region it belongs to, all of which a backward pass computes again instead of keeping."""
+
 TRAINABLE = "onnxmx.trainable"
 """The names of the parameters that training changes, a JSON list: the only such list."""
 

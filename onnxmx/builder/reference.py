@@ -25,9 +25,10 @@ model = net.build(image=("batch", 1, 28, 28))
 ```
 
 A layer is called on graph values and gives one; called twice, it shares its parameters. Every layer also takes `name=`,
-which its parameters and nodes are named after; without it they are named by their place. An activation is a name, or
-any function of a value; an initializer is a name, or any function of a shape and a random generator. The names in the
-examples are those of `L`.
+which its parameters and nodes are named after; without it they are named by their place. With `checkpoint=True`
+training computes what is inside a layer again instead of keeping it ([gradients.md](gradients.md#less-memory)). An
+activation is a name, or any function of a value; an initializer is a name, or any function of a shape and a random
+generator. The names in the examples are those of `L`.
 """
 
 SECTIONS = {
@@ -158,11 +159,11 @@ def _section(name: str) -> str:
 
 
 def signature(layer: Callable[..., Any]) -> str:
-    """How a layer is called, without the types and the `name` that all have."""
+    """How a layer is called, without the types and what all have, `name` and `checkpoint`."""
     parts: list[str] = []
     keyword = False
     for p in inspect.signature(layer).parameters.values():
-        if p.name == "name":
+        if p.name in ("name", "checkpoint"):
             continue
         if p.kind is p.KEYWORD_ONLY and not keyword and not any(part.startswith("*") for part in parts):
             parts.append("*")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +14,8 @@ from onnxmx.models.blocks import ConvNorm, NormConv, conv
 from onnxmx.models.registry import Shape, images, model
 
 IMAGE = (3, 224, 224)
-Block = Callable[[int, int], L.Layer]
-"""A residual block from its inner channels and its stride."""
+Block = Callable[..., L.Layer]
+"""A residual block from its inner channels, its stride, and whether training computes its activations again."""
 
 
 @dataclass(frozen=True)
@@ -115,123 +116,123 @@ def shortcut_v2(x: Value, active: Value, channels: int, stride: int) -> Value:
 
 
 @model(images)
-def resnet18(input: Shape = IMAGE, classes: int = 1000, width: int = 64) -> L.Layer:
+def resnet18(input: Shape = IMAGE, classes: int = 1000, width: int = 64, checkpoint: bool = False) -> L.Layer:
     """Residual network of 18 layers.   Options: see resnet50.   Source: He et al. 2016, table 1."""
-    return _resnet(BasicBlock, (2, 2, 2, 2), classes, width)
+    return _resnet(BasicBlock, (2, 2, 2, 2), classes, width, checkpoint)
 
 
 @model(images)
-def resnet34(input: Shape = IMAGE, classes: int = 1000, width: int = 64) -> L.Layer:
+def resnet34(input: Shape = IMAGE, classes: int = 1000, width: int = 64, checkpoint: bool = False) -> L.Layer:
     """Residual network of 34 layers.   Options: see resnet50.   Source: He et al. 2016, table 1."""
-    return _resnet(BasicBlock, (3, 4, 6, 3), classes, width)
+    return _resnet(BasicBlock, (3, 4, 6, 3), classes, width, checkpoint)
 
 
 @model(images)
-def resnet50(input: Shape = IMAGE, classes: int = 1000, width: int = 64) -> L.Layer:
+def resnet50(input: Shape = IMAGE, classes: int = 1000, width: int = 64, checkpoint: bool = False) -> L.Layer:
     """Residual network of 50 layers.
 
     input: (channels, height, width) of one sample.   width: channels of the first stage.
+    checkpoint: training computes the activations inside each block again instead of keeping them.
     Returns (batch, classes) logits.
     Source: He et al. 2016, table 1.
     """
-    return _resnet(Bottleneck, (3, 4, 6, 3), classes, width)
+    return _resnet(Bottleneck, (3, 4, 6, 3), classes, width, checkpoint)
 
 
 @model(images)
-def resnet101(input: Shape = IMAGE, classes: int = 1000, width: int = 64) -> L.Layer:
+def resnet101(input: Shape = IMAGE, classes: int = 1000, width: int = 64, checkpoint: bool = False) -> L.Layer:
     """Residual network of 101 layers.   Options: see resnet50.   Source: He et al. 2016, table 1."""
-    return _resnet(Bottleneck, (3, 4, 23, 3), classes, width)
+    return _resnet(Bottleneck, (3, 4, 23, 3), classes, width, checkpoint)
 
 
 @model(images)
-def resnet152(input: Shape = IMAGE, classes: int = 1000, width: int = 64) -> L.Layer:
+def resnet152(input: Shape = IMAGE, classes: int = 1000, width: int = 64, checkpoint: bool = False) -> L.Layer:
     """Residual network of 152 layers.   Options: see resnet50.   Source: He et al. 2016, table 1."""
-    return _resnet(Bottleneck, (3, 8, 36, 3), classes, width)
+    return _resnet(Bottleneck, (3, 8, 36, 3), classes, width, checkpoint)
 
 
 @model(images)
-def resnet18_v2(input: Shape = IMAGE, classes: int = 1000, width: int = 64) -> L.Layer:
+def resnet18_v2(input: Shape = IMAGE, classes: int = 1000, width: int = 64, checkpoint: bool = False) -> L.Layer:
     """Residual network of 18 layers, norms first.   Options: see resnet50.   Source: He et al. 2016b."""
-    return _resnet_v2(BasicBlockV2, (2, 2, 2, 2), classes, width)
+    return _resnet_v2(BasicBlockV2, (2, 2, 2, 2), classes, width, checkpoint)
 
 
 @model(images)
-def resnet34_v2(input: Shape = IMAGE, classes: int = 1000, width: int = 64) -> L.Layer:
+def resnet34_v2(input: Shape = IMAGE, classes: int = 1000, width: int = 64, checkpoint: bool = False) -> L.Layer:
     """Residual network of 34 layers, norms first.   Options: see resnet50.   Source: He et al. 2016b."""
-    return _resnet_v2(BasicBlockV2, (3, 4, 6, 3), classes, width)
+    return _resnet_v2(BasicBlockV2, (3, 4, 6, 3), classes, width, checkpoint)
 
 
 @model(images)
-def resnet50_v2(input: Shape = IMAGE, classes: int = 1000, width: int = 64) -> L.Layer:
+def resnet50_v2(input: Shape = IMAGE, classes: int = 1000, width: int = 64, checkpoint: bool = False) -> L.Layer:
     """Residual network of 50 layers, norms first.   Options: see resnet50.   Source: He et al. 2016b."""
-    return _resnet_v2(BottleneckV2, (3, 4, 6, 3), classes, width)
+    return _resnet_v2(BottleneckV2, (3, 4, 6, 3), classes, width, checkpoint)
 
 
 @model(images)
-def resnet101_v2(input: Shape = IMAGE, classes: int = 1000, width: int = 64) -> L.Layer:
+def resnet101_v2(input: Shape = IMAGE, classes: int = 1000, width: int = 64, checkpoint: bool = False) -> L.Layer:
     """Residual network of 101 layers, norms first.   Options: see resnet50.   Source: He et al. 2016b."""
-    return _resnet_v2(BottleneckV2, (3, 4, 23, 3), classes, width)
+    return _resnet_v2(BottleneckV2, (3, 4, 23, 3), classes, width, checkpoint)
 
 
 @model(images)
-def resnet152_v2(input: Shape = IMAGE, classes: int = 1000, width: int = 64) -> L.Layer:
+def resnet152_v2(input: Shape = IMAGE, classes: int = 1000, width: int = 64, checkpoint: bool = False) -> L.Layer:
     """Residual network of 152 layers, norms first.   Options: see resnet50.   Source: He et al. 2016b."""
-    return _resnet_v2(BottleneckV2, (3, 8, 36, 3), classes, width)
+    return _resnet_v2(BottleneckV2, (3, 8, 36, 3), classes, width, checkpoint)
 
 
 @model(images)
-def resnet8(input: Shape = (3, 32, 32), classes: int = 10, padding: bool = False) -> L.Layer:
+def resnet8(input: Shape = (3, 32, 32), classes: int = 10, padding: bool = False, checkpoint: bool = False) -> L.Layer:
     """Residual network of 8 layers for small images: three blocks of 16, 32 and 64 channels.
 
     Options: see resnet20.   Source: He et al. 2016, section 4.2, with n = 1; Banbury et al. 2021.
     """
-    return _small(1, classes, padding)
+    return _small(1, classes, padding, checkpoint)
 
 
 @model(images)
-def resnet20(input: Shape = (3, 32, 32), classes: int = 10, padding: bool = True) -> L.Layer:
+def resnet20(input: Shape = (3, 32, 32), classes: int = 10, padding: bool = True, checkpoint: bool = False) -> L.Layer:
     """Residual network of 20 layers for small images.
 
     input: (channels, height, width) of one sample, of about 32 pixels.   padding: shortcuts that change size have no
-    weights, as in the paper; else they are convolutions.   Returns (batch, classes) logits.
+    weights, as in the paper; else they are convolutions.   checkpoint: see resnet50.   Returns (batch, classes) logits.
     Source: He et al. 2016, section 4.2.
     """
-    return _small(3, classes, padding)
+    return _small(3, classes, padding, checkpoint)
 
 
 @model(images)
-def resnet56(input: Shape = (3, 32, 32), classes: int = 10, padding: bool = True) -> L.Layer:
+def resnet56(input: Shape = (3, 32, 32), classes: int = 10, padding: bool = True, checkpoint: bool = False) -> L.Layer:
     """Residual network of 56 layers for small images.   Options: see resnet20.
 
     Source: He et al. 2016, section 4.2.
     """
-    return _small(9, classes, padding)
+    return _small(9, classes, padding, checkpoint)
 
 
-def _resnet(block: Block, depths: Sequence[int], classes: int, width: int) -> L.Layer:
+def _resnet(block: Block, depths: Sequence[int], classes: int, width: int, checkpoint: bool) -> L.Layer:
     stem = [ConvNorm(width, 7, 2, name="stem"), L.MaxPool2D(3, stride=2, padding=1)]
-    return L.Sequential(*stem, *_stages(block, depths, width), L.GlobalAvgPool2D(), L.Dense(classes, name="head"))
+    return L.Sequential(
+        *stem, *_stages(block, depths, width, checkpoint), L.GlobalAvgPool2D(), L.Dense(classes, name="head")
+    )
 
 
-def _resnet_v2(block: Block, depths: Sequence[int], classes: int, width: int) -> L.Layer:
+def _resnet_v2(block: Block, depths: Sequence[int], classes: int, width: int, checkpoint: bool) -> L.Layer:
     stem = [ConvNorm(width, 7, 2, name="stem"), L.MaxPool2D(3, stride=2, padding=1)]
     end = [L.BatchNorm(name="norm"), L.Activation("relu"), L.GlobalAvgPool2D(), L.Dense(classes, name="head")]
-    return L.Sequential(*stem, *_stages(block, depths, width), *end)
+    return L.Sequential(*stem, *_stages(block, depths, width, checkpoint), *end)
 
 
-def _small(n: int, classes: int, padding: bool) -> L.Layer:
-    def block(channels: int, stride: int) -> L.Layer:
-        return BasicBlock(channels, stride, padding)
-
-    stages = _stages(block, (n, n, n), 16)
+def _small(n: int, classes: int, padding: bool, checkpoint: bool) -> L.Layer:
+    stages = _stages(functools.partial(BasicBlock, padding=padding), (n, n, n), 16, checkpoint)
     return L.Sequential(ConvNorm(16, 3, name="stem"), *stages, L.GlobalAvgPool2D(), L.Dense(classes, name="head"))
 
 
-def _stages(block: Block, depths: Sequence[int], width: int) -> list[L.Layer]:
+def _stages(block: Block, depths: Sequence[int], width: int, checkpoint: bool) -> list[L.Layer]:
     """One stage after another, each with twice the channels on half the size."""
-    return [
-        L.Sequential(
-            *[block(width * 2**k, 2 if k > 0 and place == 0 else 1) for place in range(depth)], name=f"stage{k + 1}"
-        )
-        for k, depth in enumerate(depths)
-    ]
+
+    def stage(k: int, depth: int) -> L.Layer:
+        strides = [2 if k > 0 else 1, *[1] * (depth - 1)]
+        return L.Sequential(*[block(width * 2**k, s, checkpoint=checkpoint) for s in strides], name=f"stage{k + 1}")
+
+    return [stage(k, depth) for k, depth in enumerate(depths)]

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from onnxmx.builder.graph import GraphBuilder
-from onnxmx.builder.metadata import SOURCE
+from onnxmx.builder.metadata import CHECKPOINT, SOURCE
 from onnxmx.builder.model import Model
 from onnxmx.errors import GraphError, ShapeError
 from onnxmx.trainer.functions import BatchNorm, Dropout
@@ -69,9 +69,12 @@ def copy_model(g: GraphBuilder, model: Model, values: Values, training: Training
             known[node.outputs[0]], delayed[node.outputs[0]] = inputs[0], node
             continue
         rewrite = _REWRITES.get(node.op_type) if training is not None else None
-        outputs: Sequence[ir.Value] = rewrite(training, node, inputs) if rewrite and training else g.copy(node, inputs)
-        if node.op_type == "MaxPool" and (activation := delayed.get(node.inputs[0])) is not None:
-            outputs = g.copy(activation, outputs)
+        with g.checkpoint(node.metadata_props.get(CHECKPOINT)):
+            outputs: Sequence[ir.Value] = (
+                rewrite(training, node, inputs) if rewrite and training else g.copy(node, inputs)
+            )
+            if node.op_type == "MaxPool" and (activation := delayed.get(node.inputs[0])) is not None:
+                outputs = g.copy(activation, outputs)
         for y, out in zip(node.outputs, outputs, strict=False):
             _keep_sizes(y, out)
         known.update(zip(node.outputs, outputs, strict=False))

@@ -20,7 +20,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from onnxmx.builder.graph import Dim, GraphBuilder, Value
-from onnxmx.builder.metadata import SOURCE
+from onnxmx.builder.metadata import CHECKPOINT, SOURCE
 from onnxmx.builder.model import Model, Port, check
 from onnxmx.builder.ops import INT64
 from onnxmx.builder.source import user_line
@@ -242,6 +242,7 @@ def _finish(g: GraphBuilder, title: str, made_of: dict[str, str]) -> StepGraph:
         "title": title,
         "digest": sha256(data),
         "settings": made_of,
+        "checkpoint": any(CHECKPOINT in node.metadata_props for node in model.graph),
         "inputs": [_describe(v) for v in proto.graph.input],
         "outputs": [_describe(v) for v in proto.graph.output],
     }

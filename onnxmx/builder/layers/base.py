@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
@@ -31,9 +32,12 @@ class Layer:
                 return x * x.builder.parameter("scale", (1,), init.ones())
 
     name: what its parameters and nodes are named after; by default its place in the container, or its type.
+    checkpoint: training keeps what this layer reads, and computes what is inside again in the backward pass: less
+    memory for more time. Layers inside that have it are regions of their own.   Source: Chen et al. 2016.
     """
 
     name: str | None = field(default=None, kw_only=True)
+    checkpoint: bool = field(default=False, kw_only=True)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         layer = super().__new__(cls)
@@ -59,7 +63,11 @@ class Layer:
         own = type(self).forward.__module__.startswith("onnxmx.builder.")
         # In a layer of the user's own the line inside its forward says more than the line that made the layer.
         source = self._source if own else None
-        with xs[0].builder.layer_scope(self, name, source=source, kind=kind, given=self.name is not None) as path:
+        g = xs[0].builder
+        with (
+            g.layer_scope(self, name, source=source, kind=kind, given=self.name is not None) as path,
+            g.checkpoint(g.new_region(path)) if self.checkpoint else nullcontext(),
+        ):
             y = self.forward(*xs, **named)
         if y is None:
             raise GraphError(

@@ -18,9 +18,10 @@ class Sequential(Layer):
 
     layers: tuple[Layer, ...]
 
-    def __init__(self, *layers: Layer, name: str | None = None) -> None:
+    def __init__(self, *layers: Layer, name: str | None = None, checkpoint: bool = False) -> None:
         object.__setattr__(self, "layers", layers)
         object.__setattr__(self, "name", name)
+        object.__setattr__(self, "checkpoint", checkpoint)
 
     def forward(self, x: Value) -> Value:
         for place, layer in enumerate(self.layers):
@@ -54,9 +55,10 @@ class _Branches(Layer):
 
     branches: tuple[Layer, ...]
 
-    def __init__(self, *branches: Layer, name: str | None = None) -> None:
+    def __init__(self, *branches: Layer, name: str | None = None, checkpoint: bool = False) -> None:
         object.__setattr__(self, "branches", branches)
         object.__setattr__(self, "name", name)
+        object.__setattr__(self, "checkpoint", checkpoint)
         _expect_some(self, branches)
 
     def _apply(self, x: Value) -> list[Value]:
@@ -79,8 +81,8 @@ class Concat(_Branches):
 
     axis: int
 
-    def __init__(self, *branches: Layer, axis: int = 1, name: str | None = None) -> None:
-        super().__init__(*branches, name=name)
+    def __init__(self, *branches: Layer, axis: int = 1, name: str | None = None, checkpoint: bool = False) -> None:
+        super().__init__(*branches, name=name, checkpoint=checkpoint)
         object.__setattr__(self, "axis", axis)
 
     def forward(self, x: Value) -> Value:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.metadata import SOURCE
 from onnxmx.errors import GradientError
+from onnxmx.trainer.autodiff.checkpoint import Recomputation
 from onnxmx.trainer.autodiff.registry import Rule, has_rule, rule_for
 
 
@@ -35,11 +36,13 @@ def pull_back(
     varying = _depending_on(nodes, wrt)
     partial: dict[ir.Value, list[Value]] = {y: [dy] for y, dy in dys.items()}
     total: dict[ir.Value, Value | None] = {}
+    recomputation = Recomputation(g, nodes)
     for node in reversed(nodes):
         gathered = [total.setdefault(y, _sum(g, partial.pop(y, []))) for y in node.outputs]
         if not varying.intersection(node.outputs) or all(dy is None for dy in gathered):
             continue
-        for x, dx in zip(node.inputs, _of_inputs(g, node, gathered), strict=False):
+        read = recomputation.of(node, gathered)
+        for x, dx in zip(node.inputs, _of_inputs(g, read, gathered), strict=False):
             if x is not None and x in varying and dx is not None:
                 partial.setdefault(x, []).append(dx)
     return [total.get(x) or _sum(g, partial.get(x, [])) for x in wrt]

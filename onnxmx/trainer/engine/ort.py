@@ -49,7 +49,8 @@ class OrtEngine:
         self._scalars = {n: self._buffer(np.zeros((), np.float32), "cpu") for n in names if not n.startswith("next.")}
         self._scalar_views = {n.removeprefix("metric."): v.numpy() for n, v in self._scalars.items()}
         # The batch may be of any size: a graph with a symbolic one runs as fast as with a number (docs/performance.md).
-        self._session = open_session(step.data, threads=threads, provider=provider, tidy=True)
+        lean = step.spec.get("checkpoint", False)
+        self._session = open_session(step.data, threads=threads, provider=provider, tidy=True, lean=lean)
         self._bindings = [self._bind(0, 1), self._bind(1, 0)]
 
     def step(self, batch: dict[str, Array]) -> dict[str, float]:
