@@ -71,12 +71,12 @@ class CheckpointError(OnnxmxError):
 
 
 class MissingExtraError(OnnxmxError):
-    """An optional package is not installed."""
+    """An optional package is not installed. note: what to add to the pip command."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
+    def __init__(self, package: str, extra: str, purpose: str, *, note: str = "") -> None:
         super().__init__(
             f"{purpose} needs the package {package!r}; it is not installed",
-            mend=f"Install it with: pip install 'onnxmx[{extra}]'",
+            mend=f"Install it with: pip install 'onnxmx[{extra}]'" + (f", {note}" if note else ""),
         )
 
 

@@ -12,8 +12,8 @@ from typing import Any, get_type_hints
 from onnxmx.errors import DataError, UsageError, nearest, unknown_name
 from onnxmx.files import write_atomic
 from onnxmx.trainer.clipping import ClipGlobalNorm
-from onnxmx.trainer.loop import Plan
 from onnxmx.trainer.optimizers import OPTIMIZERS, Optimizer
+from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.schedules import Constant, Schedule, WarmupCosine
 
 SCHEDULES = ("warmup_cosine", "constant")
@@ -42,6 +42,7 @@ class TrainConfig:
     clip: float = 1.0
     threads: int | None = None
     provider: str = "cpu"
+    engine: str = "ort"
     checkpoint_s: float = 15.0
 
     def make_optimizer(self) -> Optimizer:
@@ -70,6 +71,7 @@ class TrainConfig:
             loss=self.loss,
             threads=self.threads,
             provider=self.provider,
+            engine=self.engine,
             checkpoint_s=self.checkpoint_s,
         )
 

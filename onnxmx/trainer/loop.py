@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from types import FrameType
@@ -16,63 +16,24 @@ from typing import Any
 
 import numpy as np
 
-from onnxmx.builder.literals import is_number
 from onnxmx.builder.metadata import CLASSES, LOSS, PREPROCESSING, PROVENANCE
 from onnxmx.builder.model import Model, from_bytes, load
-from onnxmx.builder.session import cores, runtime
+from onnxmx.builder.session import runtime
 from onnxmx.errors import CheckpointError, StoppedError, TrainingError, UsageError, unknown_name
 from onnxmx.files import write_atomic
 from onnxmx.trainer import losses, metrics
 from onnxmx.trainer.clipping import ClipGlobalNorm
 from onnxmx.trainer.data import Dataset, Loader
-from onnxmx.trainer.engine import OrtEngine
+from onnxmx.trainer.engine import ENGINES
 from onnxmx.trainer.evaluate import Evaluator, fit_data
 from onnxmx.trainer.optimizers import Adam, Optimizer
+from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.progress import Reporter, Silent, default_reporter
 from onnxmx.trainer.run_directory import Log, Position, RunDirectory
 from onnxmx.trainer.step import StepGraph, compile_step, initial_state
 
 Array = np.ndarray[Any, Any]
 Measures = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a run goes, besides what is compiled into its step.
-
-    threads: worker threads inside an operator; by default the cores that this process may use.
-    checkpoint_s: seconds between checkpoints; one is written at the end of every epoch too.
-    log_every: steps between the lines of metrics.jsonl.
-    """
-
-    epochs: int = 1
-    batch_size: int = 64
-    seed: int = 0
-    loss: str | losses.Loss = "softmax_cross_entropy"
-    measure: Sequence[str | metrics.Metric] | None = None
-    threads: int | None = None
-    provider: str = "cpu"
-    checkpoint_s: float = 15.0
-    log_every: int = 50
-
-    def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("log_every", 1)):
-            object.__setattr__(self, name, _integer(name, getattr(self, name), low))
-        if self.seed >= 2**63:
-            raise UsageError(f"seed expected an integer below 2^63; found {self.seed}")
-        threads = cores() if self.threads is None else self.threads
-        object.__setattr__(self, "threads", _integer("threads", threads, 1))
-        if self.provider not in ("cpu", "cuda"):
-            raise UsageError(f"provider expected 'cpu' or 'cuda'; found {self.provider!r}", mend="Use one of the two.")
-        if not (is_number(self.checkpoint_s) and self.checkpoint_s >= 0):  # not NaN either
-            raise UsageError(f"checkpoint_s expected a number of at least 0; found {self.checkpoint_s!r}")
-
-
-def _integer(name: str, found: Any, low: int) -> int:
-    """`found`, Python's or numpy's, as an int, which JSON can hold. Raises UsageError for others and below `low`."""
-    if isinstance(found, bool) or not isinstance(found, (int, np.integer)) or found < low:
-        raise UsageError(f"{name} expected an integer of at least {low}; found {found!r}")
-    return int(found)
 
 
 @dataclass
@@ -130,6 +91,7 @@ def fit(
         measure=plan.measure,
         total=len(Loader(data, plan.batch_size)) * plan.epochs,
         label=next(iter(data.labels)),
+        differentiator=ENGINES[plan.engine].differentiator(),
     )
     state = initial_state(model, optimizer, plan.seed)
     # Before the first file: what cannot be trained leaves nothing behind.
@@ -182,6 +144,7 @@ def resume(
     run = RunDirectory(folder)
     if not run.started:
         raise CheckpointError(f"{run.path} expected a run that has started; found none", mend="Train it with -o first.")
+    ENGINES[plan.engine].differentiator()  # its package must be here to run the step too
     with run.locked():
         model, step = load(run.last), StepGraph.load(run.path)
         data, validation = _fit_both(model, data, validation, plan)
@@ -209,7 +172,7 @@ class _Trainer:
         self._validation = validation
         self._loader = Loader(data, plan.batch_size, plan.seed)
         self.identity = _identity(step, data, validation, plan)
-        self._engine = OrtEngine(step, state, threads=plan.threads, provider=plan.provider)
+        self._engine = ENGINES[plan.engine].run(step, state, threads=plan.threads, provider=plan.provider)
         for size in {min(plan.batch_size, len(data)), len(data) % plan.batch_size} - {0}:
             self._engine.check(data.batch(slice(size)))
         self._evaluator = (
@@ -363,6 +326,7 @@ def _identity(step: StepGraph, data: Dataset, validation: Dataset | None, plan: 
         "batch_size": plan.batch_size,
         "threads": plan.threads,
         "provider": plan.provider,
+        "engine": plan.engine,
         "onnxruntime": runtime().__version__,
     }
 

@@ -21,6 +21,7 @@ from onnxmx.builder.values import Dim
 from onnxmx.errors import CheckpointError, ModelFileError, OnnxmxError, UsageError, unknown_name
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.data import Dataset, get_dataset
+from onnxmx.trainer.engine import ENGINES
 from onnxmx.trainer.loop import Run, fit, resume
 from onnxmx.trainer.run_directory import RunDirectory
 from onnxmx.trainer.step import StepGraph, settings
@@ -33,6 +34,7 @@ def train(config: TrainConfig, out: str | os.PathLike[str], *, overwrite: bool =
     providers(config.provider)  # before the first file: without it the run could start nowhere
     config = dataclasses.replace(config, threads=cores() if config.threads is None else config.threads)
     config.check()
+    ENGINES[config.engine].differentiator()  # as the provider
     parts = None
     if overwrite:
         parts = _read(config)  # before anything is deleted: the model may be that of the run that goes
@@ -113,7 +115,7 @@ def resolve_model(name: str, data: Dataset | None = None, seed: int = 0) -> Mode
 def _check_settings(run: RunDirectory, config: TrainConfig) -> None:
     """Raises CheckpointError where config.toml asks for another step than the one that the run was started with."""
     made = StepGraph.load(run.path).spec.get("settings", {})
-    asked = settings(config.loss, config.make_optimizer(), config.make_clip())
+    asked = settings(config.loss, config.make_optimizer(), config.make_clip()) | {"engine": config.engine}
     differ = [f"{k} (expected {made[k]}, found {v})" for k, v in asked.items() if k in made and made[k] != v]
     if differ:
         raise CheckpointError(

@@ -30,6 +30,7 @@ OTHER: dict[str, Any] = {
     "clip": 0.0,
     "threads": cores() + 1,
     "provider": "cuda",
+    "engine": "ort-training",
     "checkpoint_s": 0.5,
 }
 """A value for each field that is not its default."""

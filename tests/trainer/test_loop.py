@@ -19,9 +19,9 @@ from onnxmx.errors import CheckpointError, DataError, GradientError, OnnxmxError
 from onnxmx.trainer import state
 from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.evaluate import evaluate
-from onnxmx.trainer.loop import Plan
 from onnxmx.trainer.losses import Loss
 from onnxmx.trainer.metrics import Metric
+from onnxmx.trainer.plan import Plan
 from tests.trainer.nets import blob_net, blobs
 
 TRAIN, TEST = blobs(90), blobs(31, seed=1)

@@ -312,6 +312,7 @@ SETTINGS = [
     ('optimizer = "adam"', 'optimizer = "sgd"', r"optimizer \(expected Adam.*, found SGD"),
     ('schedule = "warmup_cosine"', 'schedule = "constant"', "optimizer"),
     ('loss = "softmax_cross_entropy"', 'loss = "mean_squared_error"', "loss"),
+    ('engine = "ort"', 'engine = "ort-training"', r"engine \(expected ort, found ort-training\)"),
 ]
 
 

@@ -304,3 +304,10 @@ def test_a_provider_that_is_not_installed_leaves_nothing_behind(tmp_path: Path) 
     with pytest.raises(MissingExtraError, match=r"pip install 'onnxmx\[gpu\]'"):
         train(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_engine_that_is_not_installed_leaves_nothing_behind(tmp_path: Path) -> None:
+    config = TrainConfig("mlp", "digits", engine="ort-training")
+    with pytest.raises(MissingExtraError, match=r"pip install 'onnxmx\[ort-training\]', in an environment of its own"):
+        train(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

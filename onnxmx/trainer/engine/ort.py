@@ -50,7 +50,7 @@ class OrtEngine:
         self._scalar_views = {n.removeprefix("metric."): v.numpy() for n, v in self._scalars.items()}
         # The batch may be of any size: a graph with a symbolic one runs as fast as with a number (docs/performance.md).
         lean = step.spec.get("checkpoint", False)
-        self._session = open_session(step.data, threads=threads, provider=provider, tidy=True, lean=lean)
+        self._session = self._open(step.data, threads=threads, provider=provider, tidy=True, lean=lean)
         self._bindings = [self._bind(0, 1), self._bind(1, 0)]
 
     def step(self, batch: dict[str, Array]) -> dict[str, float]:
@@ -100,6 +100,9 @@ class OrtEngine:
     def state(self) -> dict[str, Array]:
         """A copy of the present state."""
         return {name: np.array(value.numpy()) for name, value in self.values.items()}
+
+    def _open(self, data: bytes, **options: Any) -> Any:
+        return open_session(data, **options)
 
     def _buffer(self, array: Array, device: str | None = None) -> OrtValue:
         value = self._ort.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype, device or self._device, 0)

@@ -1,0 +1,63 @@
+"""How a run goes: what `fit` takes besides a model, data and what is compiled into the step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxmx.builder.literals import is_number
+from onnxmx.builder.session import cores
+from onnxmx.errors import UsageError, unknown_name
+from onnxmx.trainer import losses, metrics
+from onnxmx.trainer.engine import ENGINES
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run goes, besides what is compiled into its step.
+
+    threads: worker threads inside an operator; by default the cores that this process may use.
+    engine: "ort" for stock ONNX Runtime, or "ort-training" for the retired onnxruntime-training.
+    checkpoint_s: seconds between checkpoints; one is written at the end of every epoch too.
+    log_every: steps between the lines of metrics.jsonl.
+    """
+
+    epochs: int = 1
+    batch_size: int = 64
+    seed: int = 0
+    loss: str | losses.Loss = "softmax_cross_entropy"
+    measure: Sequence[str | metrics.Metric] | None = None
+    threads: int | None = None
+    provider: str = "cpu"
+    engine: str = "ort"
+    checkpoint_s: float = 15.0
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("log_every", 1)):
+            object.__setattr__(self, name, _integer(name, getattr(self, name), low))
+        if self.seed >= 2**63:
+            raise UsageError(f"seed expected an integer below 2^63; found {self.seed}")
+        threads = cores() if self.threads is None else self.threads
+        object.__setattr__(self, "threads", _integer("threads", threads, 1))
+        if self.provider not in ("cpu", "cuda"):
+            raise UsageError(f"provider expected 'cpu' or 'cuda'; found {self.provider!r}", mend="Use one of the two.")
+        if self.engine not in ENGINES:
+            raise unknown_name("engine", self.engine, ENGINES)
+        if self.engine == "ort-training" and self.provider != "cpu":
+            raise UsageError(
+                f"the engine 'ort-training' expected the provider 'cpu'; found {self.provider!r}",
+                mend="Its last GPU release is of CUDA 11: take the default engine.",
+            )
+        if not (is_number(self.checkpoint_s) and self.checkpoint_s >= 0):  # not NaN either
+            raise UsageError(f"checkpoint_s expected a number of at least 0; found {self.checkpoint_s!r}")
+
+
+def _integer(name: str, found: Any, low: int) -> int:
+    """`found`, Python's or numpy's, as an int, which JSON can hold. Raises UsageError for others and below `low`."""
+    if isinstance(found, bool) or not isinstance(found, (int, np.integer)) or found < low:
+        raise UsageError(f"{name} expected an integer of at least {low}; found {found!r}")
+    return int(found)
