@@ -39,13 +39,16 @@ def pad(
 
 def resize(
     shape: Shape, *, scales: list[float] | None = None, sizes: list[int] | None = None, step: float | None = None,
-    **attributes: Any,
+    roi: list[float] | None = None, **attributes: Any,
 ) -> Case:  # fmt: skip
-    def make(g: Any, x: Any) -> Any:
-        by_scale = None if scales is None else np.array(scales, np.float32)
-        return g.op("Resize", x, None, by_scale, None if sizes is None else np.array(sizes, np.int64), **attributes)
+    if roi is not None:
+        attributes["coordinate_transformation_mode"] = "tf_crop_and_resize"
 
-    return Case("Resize", (shape,), make=make, label=f"{scales}{sizes}{attributes}", step=step)
+    def make(g: Any, x: Any) -> Any:
+        part, by_scale = (None if v is None else np.array(v, np.float32) for v in (roi, scales))
+        return g.op("Resize", x, part, by_scale, None if sizes is None else np.array(sizes, np.int64), **attributes)
+
+    return Case("Resize", (shape,), make=make, label=f"{scales}{sizes}{roi}{attributes}", step=step)
 
 
 def clip(low: float | None, high: float | None) -> Case:
@@ -128,6 +131,16 @@ CASES = [
     resize(IMAGE, scales=[1, 1, 2, 1.5], mode="cubic", cubic_coeff_a=-0.5, exclude_outside=1),
     resize((2, 3, 4), scales=[1, 1, 3], mode="linear"),
     resize((1, 2, 3, 2, 3), scales=[1, 1, 2, 3, 2], mode="linear"),
+    # onnx.reference rounds the cubic weights to float32; resizing is linear, so any step is exact.
+    *(resize(IMAGE, scales=[1, 1, s, 0.45], mode=m, antialias=1, exclude_outside=e, step=step)
+      for m, step in (("linear", None), ("cubic", 0.5)) for e in (0, 1) for s in (0.6, 1.5)),
+    resize(IMAGE, sizes=[3, 2], axes=[2, 3], mode="linear", antialias=1, coordinate_transformation_mode="asymmetric"),
+    *(resize(IMAGE, sizes=[4, 6], axes=[2, 3], mode=m, roi=[0.2, -0.1, 0.7, 1.2], extrapolation_value=9.0, step=s)
+      for m, s in (("nearest", None), ("linear", None), ("cubic", 0.5))),
+    # One axis backwards, one of a single element; onnx.reference takes a size of 1.04 for what it is.
+    resize(IMAGE, scales=[1, 1, 1, 0.26], mode="linear", roi=[0, 0, 0.9, 0.1, 1, 1, 0.1, 0.6], step=0.5),
+    *(resize(IMAGE, sizes=[7, 7], axes=[2, 3], mode=m, keep_aspect_ratio_policy=p)
+      for m in ("nearest", "linear") for p in ("not_larger", "not_smaller")),
     *(Case("DepthToSpace", ((2, 12, 2, 3),), {"blocksize": 2, "mode": m}) for m in ("DCR", "CRD")),
     Case("SpaceToDepth", ((2, 3, 4, 6),), {"blocksize": 2}),
     Case("LayerNormalization", ((3, 4, 5), (5,), (5,))),

@@ -2,55 +2,73 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxmx.errors import GradientError
-
-Array = np.ndarray[Any, Any]
+from onnxmx.trainer.autodiff.constants import Array
 
 
-def matrix(node: ir.Node, n_in: int, n_out: int, scale: float) -> Array:
-    """(n_out, n_in), float64, for the mode of a Resize node. Raises GradientError for one that is not covered."""
-    if node.attributes.get_int("antialias", 0):
-        raise GradientError(
-            f"Resize in {node.name!r} smooths before it shrinks (antialias), which has no gradient rule"
-        )
-    at = _coordinates(node, n_in, n_out, scale)
+@dataclass(frozen=True)
+class Axis:
+    """How one axis is resized: from n_in elements to n_out.
+
+    scale: the size that is aimed at by that of the input.   roi: the part of the axis that is read, from 0 to 1.
+    """
+
+    n_in: int
+    n_out: int
+    scale: float
+    roi: tuple[float, float] = (0.0, 1.0)
+
+
+def matrix(node: ir.Node, axis: Axis) -> Array:
+    """(n_out, n_in), float64, for the mode of a Resize node."""
+    at = _coordinates(node, axis)
     mode = node.attributes.get_string("mode", "nearest")
     if mode == "nearest":
-        taps, weights = _nearest(node, at)[:, None], np.ones((n_out, 1))
+        taps, weights = _nearest(node, at)[:, None], np.ones((axis.n_out, 1))
     else:
-        below = np.floor(at).astype(np.int64)
-        weights = _linear(at - below) if mode == "linear" else _cubic(node, at - below)
-        taps = below[:, None] + (np.arange(2) if mode == "linear" else np.arange(-1, 3))
-    if mode == "cubic" and node.attributes.get_int("exclude_outside", 0) != 0:
-        weights = np.where((taps >= 0) & (taps < n_in), weights, 0.0)
+        kernel = _cubic if mode == "cubic" else _linear
+        # Antialiasing stretches the kernel to the distance of output elements where they lie further apart.
+        antialias = bool(node.attributes.get_int("antialias", 0))
+        closer = min(axis.scale, 1.0) if antialias else 1.0
+        reach = math.ceil((2 if mode == "cubic" else 1) / closer)
+        taps = np.floor(at).astype(np.int64)[:, None] + np.arange(1 - reach, 1 + reach)
+        weights = kernel(node, np.abs(taps - at[:, None]) * closer)
+        if node.attributes.get_int("exclude_outside", 0):
+            weights = np.where((taps >= 0) & (taps < axis.n_in), weights, 0.0)
         weights /= weights.sum(1, keepdims=True)
-    m = np.zeros((n_out, n_in))
-    np.add.at(m, (np.arange(n_out)[:, None], np.clip(taps, 0, n_in - 1)), weights)
+    m = np.zeros((axis.n_out, axis.n_in))
+    np.add.at(m, (np.arange(axis.n_out)[:, None], np.clip(taps, 0, axis.n_in - 1)), weights)
+    if _crops(node):
+        m[(at < 0) | (at > axis.n_in - 1)] = 0.0  # there y is a constant
     return m
 
 
-def _coordinates(node: ir.Node, n_in: int, n_out: int, scale: float) -> Array:
+def _crops(node: ir.Node) -> bool:
+    return node.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+
+
+def _coordinates(node: ir.Node, axis: Axis) -> Array:
     """Where each output element lies in the input."""
     how = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
-    i = np.arange(n_out, dtype=np.float64)
+    i, scale, last = np.arange(axis.n_out, dtype=np.float64), axis.scale, axis.n_in - 1
     if how == "asymmetric":
         return i / scale
     if how == "align_corners":
-        return i * (n_in - 1) / max(n_out - 1, 1)
-    if how == "pytorch_half_pixel" and n_out == 1:
+        return i * last / max(axis.n_out - 1, 1)
+    if how == "tf_crop_and_resize":
+        start, end = axis.roi
+        way = i / (axis.n_out - 1) if axis.n_out > 1 else np.full(1, 0.5)
+        return (start + way * (end - start)) * last
+    if how == "pytorch_half_pixel" and axis.n_out == 1:
         return np.zeros(1)
-    if how == "half_pixel_symmetric":
-        shift = n_in / 2 * (1 - n_out / (n_in * scale))
-        return shift + (i + 0.5) / scale - 0.5
-    if how not in ("half_pixel", "pytorch_half_pixel"):
-        raise GradientError(f"Resize in {node.name!r} has no gradient rule for {how!r}")
-    return (i + 0.5) / scale - 0.5
+    shift = axis.n_in / 2 * (1 - axis.n_out / (axis.n_in * scale)) if how == "half_pixel_symmetric" else 0.0
+    return shift + (i + 0.5) / scale - 0.5
 
 
 def _nearest(node: ir.Node, at: Array) -> Array:
@@ -64,18 +82,14 @@ def _nearest(node: ir.Node, at: Array) -> Array:
     return rounded.astype(np.int64)
 
 
-def _linear(t: Array) -> Array:
-    return np.stack([1 - t, t], 1)
+def _linear(node: ir.Node, d: Array) -> Array:
+    """The weight of an element at a distance."""
+    return np.clip(1 - d, 0.0, None)
 
 
-def _cubic(node: ir.Node, t: Array) -> Array:
-    """The weights of the four neighbours.   Source: Keys 1981, eq. 4 with a for -1/2."""
+def _cubic(node: ir.Node, d: Array) -> Array:
+    """As _linear.   Source: Keys 1981, eq. 4 with a for -1/2."""
     a = node.attributes.get_float("cubic_coeff_a", -0.75)
-
-    def near(d: Array) -> Array:
-        return (a + 2) * d**3 - (a + 3) * d**2 + 1
-
-    def far(d: Array) -> Array:
-        return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
-
-    return np.stack([far(1 + t), near(t), near(1 - t), far(2 - t)], 1)
+    near, far = (a + 2) * d**3 - (a + 3) * d**2 + 1, a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+    weights: Array = np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+    return weights

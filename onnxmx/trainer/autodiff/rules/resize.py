@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder
-from onnxmx.errors import GradientError
 from onnxmx.trainer.autodiff.constants import Array
 from onnxmx.trainer.autodiff.registry import gradient
-from onnxmx.trainer.autodiff.rules.interpolation import matrix
+from onnxmx.trainer.autodiff.rules.interpolation import Axis, matrix
 from onnxmx.trainer.autodiff.rules.pool import tile_sums
 from onnxmx.trainer.autodiff.shapes import array, rank, static
 
@@ -22,10 +22,7 @@ def resize(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = M^T dy along each axis, where M is the matrix that resizes that axis"""
     x = node.inputs[0]
     assert x is not None
-    matrices: dict[int, Array] = {}
-    for axis, scale in _scales(node, x).items():
-        n_in, n_out = static(x, axis), static(node.outputs[0], axis)
-        matrices[axis] = matrix(node, n_in, n_out, scale or n_out / n_in).astype(np.float32)
+    matrices = {k: matrix(node, axis).astype(np.float32) for k, axis in _resized(node, x).items()}
     if (tile := _tile(matrices, rank(x))) is not None:
         return tile_sums(g, dy, x, tile)
     shape = [0, *(static(dy, k) for k in range(1, rank(dy)))]
@@ -53,17 +50,33 @@ def _tile(matrices: dict[int, Array], n: int) -> list[int] | None:
     return tile
 
 
-def _scales(node: ir.Node, x: ir.Value) -> dict[int, float | None]:
-    """The axes that change their size, with the scale that is given, or None where a size is given."""
-    _x, _roi, scales, _sizes = [*node.inputs, *[None] * 3][:4]
-    axes = node.attributes.get_ints("axes", tuple(range(rank(x))))
+def _resized(node: ir.Node, x: ir.Value) -> dict[int, Axis]:
+    """The axes that are not left as they are."""
+    _x, roi, scales, sizes = [*node.inputs, *[None] * 3][:4]
+    n, y = rank(x), node.outputs[0]
+    axes = [a % n for a in node.attributes.get_ints("axes", tuple(range(n)))]
+    crops = node.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    parts = array(roi) if crops else None
+    parts = np.tile([[0.0], [1.0]], len(axes)) if parts is None else parts.reshape(2, -1)
     given = array(scales)
-    if given is not None and given.size:
-        return {a % rank(x): float(s) for a, s in zip(axes, given, strict=True) if s != 1}
-    if node.attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise GradientError(f"Resize in {node.name!r} keeps the aspect ratio, which has no gradient rule")
-    y = node.outputs[0]
-    return {a % rank(x): None for a in axes if x.shape is None or y.shape is None or x.shape[a] != y.shape[a]}
+    factors = _by_size(node, x, axes, sizes) if given is None or not given.size else given.tolist()
+    return {
+        k: Axis(static(x, k), static(y, k), factor or static(y, k) / static(x, k), (float(start), float(end)))
+        for k, factor, start, end in zip(axes, factors, *parts, strict=True)
+        if factor != 1 or (start, end) != (0, 1)
+    }
+
+
+def _by_size(node: ir.Node, x: ir.Value, axes: list[int], sizes: ir.Value | None) -> Sequence[float | None]:
+    """The scales where sizes are given: None for that of the sizes, 1 where a size stays."""
+    policy = node.attributes.get_string("keep_aspect_ratio_policy", "stretch")
+    if policy == "stretch":
+        y = node.outputs[0]
+        return [1.0 if x.shape and y.shape and x.shape[k] == y.shape[k] else None for k in axes]
+    wanted = array(sizes)
+    assert wanted is not None
+    scales = [float(size) / static(x, k) for k, size in zip(axes, wanted, strict=True)]
+    return [min(scales) if policy == "not_larger" else max(scales)] * len(axes)
 
 
 @gradient("DepthToSpace")
