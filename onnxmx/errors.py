@@ -80,6 +80,10 @@ class MissingExtraError(OnnxmxError):
         )
 
 
+class OnnxmxWarning(UserWarning):
+    """Something that works, though perhaps not as it was meant."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of another library's message that says something, or else the kind of the error."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -26,6 +26,15 @@ def test_the_fifteen_lines_reach_their_figure_and_their_step_runs_alone(tmp_path
     assert float(losses[-1]) < float(losses[0]) / 2
 
 
+def test_the_data_of_its_page_is_trained_on(tmp_path: Path) -> None:
+    page = (ROOT / "docs/data.md").read_text()
+    (tmp_path / "write.py").write_text(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0])
+    run("write.py", folder=tmp_path)
+    command = re.findall(r"^    onnxmx (.*)$", page, re.MULTILINE)[0]
+    run("-m", "onnxmx.cli", *command.split(), "--epochs", "1", folder=tmp_path)
+    assert (tmp_path / "runs/bright/model.onnx").is_file()
+
+
 def test_a_model_of_ones_own_is_a_layer_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "my_model.py").write_text(BLOCKS[1])
     words = ["-m", "onnxmx.cli", "train", "my_model.py:net", "--data", "digits", "--epochs", "1", "-o", "r"]

@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -42,7 +43,8 @@ def command(*, example: str) -> Callable[[Callable[..., Answer | None]], click.C
         def run(form: str, **options: Any) -> None:
             stdout = sys.stdout
             # A model's own code, or a library, may print: stdout is for the answer alone.
-            with contextlib.redirect_stdout(sys.stderr):
+            with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+                warnings.showwarning = _show_warning
                 answer = function(**options)
                 if answer is not None:
                     answer.write(stdout, as_json=form == "json")
@@ -55,6 +57,13 @@ def command(*, example: str) -> Callable[[Callable[..., Answer | None]], click.C
         return click.command(epilog=f"\b\nExample:\n{lines}", context_settings=HELP_OPTIONS)(run)
 
     return make
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+) -> None:
+    """A line of text: where in this package or another it was said is of no use to who typed a command."""
+    print(f"onnxmx: warning: {message}", file=sys.stderr)
 
 
 class LibraryOption(click.Option):
@@ -110,7 +119,10 @@ def data_options(*, required: bool = True) -> Decorator:
             "--data-dir", metavar="DIR", help="Where the dataset's files are; by default $ONNXMX_DATA or the cache."
         )
         name = click.option(
-            "--data", required=required, metavar="DATASET", help="A name from `onnxmx datasets`, or an .npz file."
+            "--data",
+            required=required,
+            metavar="DATASET",
+            help="A name from `onnxmx datasets`, or an .npz file (docs/data.md).",
         )
         return name(folder(function))
 

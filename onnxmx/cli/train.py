@@ -38,7 +38,9 @@ onnxmx train runs/first/config.toml --seed 2 -o runs/second
 onnxmx train --resume runs/first"""
 )
 @click.argument("model", required=False, metavar="MODEL|CONFIG.toml")
-@_option("--data", field="data", metavar="DATASET", help="A name from `onnxmx datasets`, or an .npz file.")
+@_option(
+    "--data", field="data", metavar="DATASET", help="A name from `onnxmx datasets`, or an .npz file (docs/data.md)."
+)
 @_option("--data-dir", field="data_dir", metavar="DIR", help="Where the dataset's files are.")
 @click.option("-o", "--out", metavar="DIR", help="The new run's folder; by default runs/MODEL-DATASET.")
 @click.option("--overwrite", is_flag=True, help="Delete the run that is in that folder, and start anew in its place.")

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import shlex
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from cli_helpers import here, process
 
@@ -53,6 +55,13 @@ def test_help_has_an_example_that_would_run(name: str, capsys: pytest.CaptureFix
         assert words[:2] == ["onnxmx", name]
         with command(name).make_context(name, words[2:]):  # raises where an option is not one
             pass
+
+
+def test_a_warning_is_a_line(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.zeros((4, 1, 8, 8), np.uint8), y=np.arange(4))
+    done = process("summary", "mlp", "--data", "d.npz", "--format", "json", cwd=tmp_path)
+    assert json.loads(done.out)["model"] == "mlp"
+    assert re.fullmatch(r"onnxmx: warning: d\.npz: 8-bit images .*\n", done.err)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

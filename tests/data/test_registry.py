@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from onnxmx.errors import DataError, UsageError
+from onnxmx.errors import DataError, OnnxmxWarning, UsageError
 from onnxmx.trainer.data import digits, get_dataset, list_datasets, load_npz
 
 X = np.arange(12, dtype=np.uint8).reshape(4, 3)
@@ -36,6 +37,14 @@ def test_digits_is_always_there_and_mnist_is_listed():
 def test_an_unknown_name_offers_the_nearest(name, near):
     with pytest.raises(UsageError, match=f"no dataset named '{name}'\n  Did you mean '{near}'"):
         get_dataset(name, "train")
+
+
+def test_eight_bit_images_without_a_scale_are_named(tmp_path: Path) -> None:
+    images = np.zeros((2, 1, 3, 3), np.uint8)
+    with pytest.warns(OnnxmxWarning, match=r"mine\.npz: 8-bit images .* from 0 to 255; .* scale=1/255"):
+        assert load_npz(save(tmp_path, x=images)).preprocessing.scale == 1.0
+    for quiet in ({"x": images, "scale": 1 / 255}, {"x": images.astype(np.float32)}, {"x": images[:, 0, 0]}):
+        load_npz(save(tmp_path, **quiet))  # warnings are errors here
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "mine.npz"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from onnxmx.errors import DataError, nearest
+from onnxmx.errors import DataError, OnnxmxWarning, nearest
 from onnxmx.trainer.data.dataset import Array, Dataset
 from onnxmx.trainer.data.registry import check_split
 
@@ -23,6 +24,7 @@ def load_npz(path: str | PathLike[str], split: str = "train") -> Dataset:
     Arrays: `x` and `y` (or `x_train` and `y_train`) are the train split, `x_test` and `y_test` the test split.
     Optional: `classes` (names, shape (c,)), and the numbers `scale` and `shift` of the preprocessing.
     Raises DataError for a file that is missing, damaged, or holds other arrays. Never unpickles.
+    Warns of 8-bit images without `scale`. See docs/data.md.
     """
     check_split(split)
     arrays, found = _read(Path(path), {*_INPUTS[split], *_LABELS[split], *_EXTRAS})
@@ -36,6 +38,12 @@ def load_npz(path: str | PathLike[str], split: str = "train") -> Dataset:
     classes = arrays.get("classes")
     if classes is not None and (classes.dtype.kind != "U" or classes.ndim != 1):
         raise DataError(f"{path}: expected 'classes' as strings of shape (c,); found {classes.dtype}{classes.shape}")
+    if x.dtype == np.uint8 and x.ndim > 2 and "scale" not in arrays:
+        warnings.warn(
+            f"{path}: 8-bit images without 'scale' are read as numbers from 0 to 255; for 0 to 1 add scale=1/255 to it",
+            OnnxmxWarning,
+            stacklevel=2,
+        )
     return Dataset.from_arrays(
         x,
         y,
