@@ -84,7 +84,8 @@ def _nearest(node: ir.Node, at: Array) -> Array:
 
 def _linear(node: ir.Node, d: Array) -> Array:
     """The weight of an element at a distance."""
-    return np.clip(1 - d, 0.0, None)
+    weights: Array = np.clip(1 - d, 0.0, None)
+    return weights
 
 
 def _cubic(node: ir.Node, d: Array) -> Array:
