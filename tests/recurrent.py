@@ -7,6 +7,7 @@ b: (directions, 2 * gates * units)   h0, c0: (directions, batch, units)
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -133,7 +134,7 @@ class LSTM(OpRun):
 
 
 class Scan(OpRun):
-    """The reference's own Scan knows no directions."""
+    """The reference's own Scan knows neither directions nor axes."""
 
     def need_context(self) -> bool:
         return True
@@ -144,16 +145,46 @@ class Scan(OpRun):
         context: Any = None,
         body: Any = None,
         num_scan_inputs: int = 1,
+        scan_input_axes: Any = None,
         scan_input_directions: Any = None,
+        scan_output_axes: Any = None,
+        scan_output_directions: Any = None,
         **_: Any,
     ) -> tuple[Array, ...]:
         states, sequences = list(args[:-num_scan_inputs]), args[-num_scan_inputs:]
-        names, steps = body.input_names, range(len(sequences[0]))
+        ways = zip(sequences, _each(scan_input_axes), _each(scan_input_directions), strict=False)
+        elements = [_flipped(np.moveaxis(s, axis, 0), back) for s, axis, back in ways]
         outputs = []
-        for t in reversed(steps) if scan_input_directions else steps:
-            feeds = dict(zip(names, [*states, *(s[t] for s in sequences)], strict=True))
+        for step in zip(*elements, strict=True):
+            feeds = dict(zip(body.input_names, [*states, *step], strict=True))
             results = body.run(None, dict(context or {}) | feeds)
             states = results[: len(states)]
             outputs.append(results[len(states) :])
-        stacked = [np.stack(o[::-1] if scan_input_directions else o) for o in zip(*outputs, strict=True)]
-        return (*states, *stacked)
+        ways = zip(zip(*outputs, strict=True), _each(scan_output_axes), _each(scan_output_directions), strict=False)
+        return (*states, *(np.moveaxis(_flipped(np.stack(o), back), 0, axis) for o, axis, back in ways))
+
+
+def _each(values: Any) -> Any:
+    """What an attribute says of each sequence; 0 where it is left out."""
+    return values if values else itertools.repeat(0)
+
+
+def _flipped(x: Array, back: int) -> Array:
+    return x[::-1] if back else x
+
+
+class Loop(OpRun):
+    """The reference's own Loop stacks scalars and vectors wrongly."""
+
+    def need_context(self) -> bool:
+        return True
+
+    def _run(self, trips: Any, going: Any, *states: Any, context: Any = None, body: Any = None, **_: Any) -> Any:
+        count, step, going, outputs = len(states), 0, True if going is None else bool(going), []
+        while going and (trips is None or step < trips):
+            inputs = (np.array(step, np.int64), np.array(going), *states)
+            feeds = dict(zip(body.input_names, inputs, strict=True))
+            going, *results = body.run(None, dict(context or {}) | feeds)
+            states, step = results[:count], step + 1
+            outputs.append(results[count:])
+        return (*states, *map(np.stack, zip(*outputs, strict=True)))

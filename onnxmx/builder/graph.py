@@ -7,7 +7,7 @@ of the user's code that asked for it in its metadata (`onnxmx.source`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -204,14 +204,32 @@ class GraphBuilder(Scopes, Ops):
         self.graph.append(node)
         return tuple(node.outputs)  # type: ignore[arg-type]  # _node made them Values
 
-    def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> tuple[Value, ...]:
-        """Add a copy of a node from another graph on `inputs`, its types inferred anew."""
+    def copy(
+        self, node: ir.Node, inputs: Sequence[ir.Value | None], known: Mapping[ir.Value, ir.Value] | None = None
+    ) -> tuple[Value, ...]:
+        """Add a copy of a node on `inputs`, its types inferred anew.
+
+        known: for a node with graphs inside, what stands for the values that those read; others stay as they are.
+        """
         if node.domain == DOMAIN:
             raise GraphError(f"cannot copy the function node {node.name!r}")
-        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
         parent = (node.name or "").rpartition(".")[0]
         with self.scope(parent, source=node.metadata_props.get(SOURCE), absolute=True):
+            if any(a.type is ir.AttributeType.GRAPH for a in node.attributes.values()):
+                return self._copy_control(node, inputs, known or {})
+            attributes = {name: attribute.value for name, attribute in node.attributes.items()}
             return self.ops(node.op_type, *inputs, outputs=len(node.outputs), **attributes)
+
+    def _copy_control(
+        self, node: ir.Node, inputs: Sequence[ir.Value | None], known: Mapping[ir.Value, ir.Value]
+    ) -> tuple[Value, ...]:
+        from onnxmx.builder.body import copy_graph  # a body is itself a GraphBuilder
+        from onnxmx.builder.control import rebuild
+
+        def build(body: GraphBuilder, graph: ir.Graph, entries: Sequence[Value]) -> Sequence[ir.Value]:
+            return copy_graph(body, graph, {**known, **dict(zip(graph.inputs, entries, strict=True))})
+
+        return rebuild(self, node, inputs, build)
 
     def again(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Node:
         """Add a copy of a node of this graph, a call of a function too, on other inputs of the same types."""

@@ -15,7 +15,7 @@ from onnx.reference.op_run import OpRun
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.session import open_session
 from onnxmx.trainer.autodiff import gradients
-from tests.recurrent import GRU, LSTM, RNN, Scan
+from tests.recurrent import GRU, LSTM, RNN, Loop, Scan
 
 Array = np.ndarray[Any, Any]
 Make = Callable[..., Value]
@@ -68,7 +68,7 @@ class Gelu(OpRun):
         return ((x / 2 * (1 + _erf(x / math.sqrt(2)))).astype(x.dtype),)
 
 
-BETTER = [Erf, Gelu, RNN, LSTM, GRU, Scan]
+BETTER = [Erf, Gelu, RNN, LSTM, GRU, Scan, Loop]
 """What the reference runtime gets wrong or does not know, as its definition reads."""
 
 

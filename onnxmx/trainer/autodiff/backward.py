@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxmx.builder.body import reads
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.metadata import SOURCE
 from onnxmx.errors import GradientError
@@ -33,7 +34,7 @@ def pull_back(
 
     nodes: a part of a graph, in its order.   A value of `wrt` that no value of `dys` depends on gets None.
     """
-    varying = _depending_on(nodes, wrt)
+    varying = depending_on(nodes, wrt)
     partial: dict[ir.Value, list[Value]] = {y: [dy] for y, dy in dys.items()}
     total: dict[ir.Value, Value | None] = {}
     recomputation = Recomputation(g, nodes)
@@ -42,7 +43,8 @@ def pull_back(
         if not varying.intersection(node.outputs) or all(dy is None for dy in gathered):
             continue
         read = recomputation.of(node, gathered)
-        for x, dx in zip(node.inputs, _of_inputs(g, read, gathered), strict=False):
+        read.meta["varying"] = varying  # for rules that can do without the gradients that nothing asks for
+        for x, dx in zip(reads(node), _of_inputs(g, read, gathered), strict=False):
             if x is not None and x in varying and dx is not None:
                 partial.setdefault(x, []).append(dx)
     return [total.get(x) or _sum(g, partial.get(x, [])) for x in wrt]
@@ -57,7 +59,7 @@ def _of_inputs(g: GraphBuilder, node: ir.Node, dys: Sequence[Value | None]) -> t
     except GradientError as error:
         raise GradientError(error.problem, at=error.at or source, mend=error.mend) from None
     dxs = dxs if isinstance(dxs, tuple) else (dxs,)
-    if any(dx is not None for dx in dxs[len(node.inputs) :]):  # None for an input left out is no harm
+    if any(dx is not None for dx in dxs[len(reads(node)) :]):  # None for an input left out is no harm
         raise GradientError(
             f"the rule of {node.op_type} in {node.name!r} expected to return {len(node.inputs)} gradients, one an "
             f"input; found {len(dxs)}",
@@ -99,11 +101,11 @@ def through(
     return tuple(found.get(x) for x in xs)
 
 
-def _depending_on(nodes: Sequence[ir.Node], values: Sequence[ir.Value]) -> set[ir.Value | None]:
+def depending_on(nodes: Sequence[ir.Node], values: Sequence[ir.Value]) -> set[ir.Value | None]:
     """Every value that changes when one of `values` does."""
     varying: set[ir.Value | None] = set(values)
     for node in nodes:
-        if not varying.isdisjoint(node.inputs):
+        if not varying.isdisjoint(reads(node)):
             varying.update(node.outputs)
     return varying
 

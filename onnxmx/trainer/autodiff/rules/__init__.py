@@ -2,6 +2,7 @@
 
 from onnxmx.trainer.autodiff.rules import (
     activation,
+    control,
     conv,
     einsum,
     elementwise,
@@ -27,6 +28,7 @@ from onnxmx.trainer.autodiff.rules import (
 
 __all__ = [
     "activation",
+    "control",
     "conv",
     "einsum",
     "elementwise",

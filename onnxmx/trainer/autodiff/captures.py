@@ -1,0 +1,36 @@
+"""What the rules of If, Scan and Loop share: they get and give the gradients of all that the graphs inside read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import onnx_ir as ir
+
+from onnxmx.builder.body import reads
+from onnxmx.builder.graph import GraphBuilder, Value
+
+
+def is_float(x: ir.Value) -> bool:
+    return isinstance(x.type, ir.TensorType) and x.type.dtype.is_floating_point()
+
+
+def asked_for(node: ir.Node, values: Iterable[ir.Value]) -> list[ir.Value]:
+    """Those of `values`, which `node` reads, whose gradients the sweep can use."""
+    return [x for x in values if x in node.meta["varying"] and is_float(x)]
+
+
+def seeds(g: GraphBuilder, ys: Sequence[ir.Value], dys: Sequence[ir.Value | None]) -> dict[ir.Value, Value]:
+    """The gradients that a sweep starts from: of a value that is given out twice, the sum."""
+    found: dict[ir.Value, list[Value]] = {}
+    for y, dy in zip(ys, dys, strict=False):
+        if dy is not None:
+            same = g.op("Identity", dy)
+            same.shape = None if y.shape is None else ir.Shape(y.shape)  # the branches of an If may have other shapes
+            found.setdefault(y, []).append(same)
+    return {y: g.sum(*parts) for y, parts in found.items()}
+
+
+def in_order(node: ir.Node, found: Mapping[ir.Value, Value]) -> tuple[Value | None, ...]:
+    """Gradients of values that a node captures, at their places behind its inputs."""
+    inputs: list[Value | None] = [None] * len(node.inputs)
+    return (*inputs, *(found.get(x) for x in reads(node)[len(node.inputs) :] if x is not None))
