@@ -9,6 +9,10 @@ from typing import Any
 
 from onnxmx.errors import DataError, GraphError, MissingExtraError, OnnxmxError, UsageError, first_line
 
+PROVIDERS = {"cpu": "cpu", "cuda": "cuda", "cuda_tf32": "cuda"}
+"""Where a graph runs, and the device that its tensors are on. cuda_tf32 multiplies by TensorFloat-32, with an error of
+about 1e-3 instead of 1e-7."""
+
 
 def runtime(purpose: str = "Running a graph") -> Any:
     """The onnxruntime package, its telemetry off. Raises MissingExtraError, which names `purpose`, without it.
@@ -35,7 +39,7 @@ def open_session(
     """An `onnxruntime.InferenceSession` for a serialized model.
 
     threads: worker threads inside an operator; by default the cores this process may use.
-    provider: "cpu" or "cuda".
+    provider: one of PROVIDERS.
     tidy: the graph computes nothing twice, so that ONNX Runtime need not look: that takes 20 s for a DenseNet step.
     lean: memory is taken as it is needed, not laid out by what the first run took and held beside that: a third less
     for ResNet-20 at 256, and 2.5% more time for a LeNet (docs/performance.md).
@@ -73,12 +77,22 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def providers(provider: str) -> list[str]:
-    """ONNX Runtime's names for `provider`. Raises UsageError for an unknown one, MissingExtraError without it."""
-    ort = runtime()
-    wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(provider)
-    if wanted is None:
-        raise UsageError(f"provider expected 'cpu' or 'cuda'; found {provider!r}", mend="Use one of the two.")
-    if wanted not in ort.get_available_providers():
+def check_provider(provider: str) -> str:
+    """`provider`, if it is one of PROVIDERS. Raises UsageError."""
+    if provider not in PROVIDERS:
+        *names, last = map(repr, PROVIDERS)
+        raise UsageError(
+            f"provider expected {', '.join(names)} or {last}; found {provider!r}", mend="Use one of these."
+        )
+    return provider
+
+
+def providers(provider: str) -> list[tuple[str, dict[str, str]]]:
+    """`provider` in ONNX Runtime's terms. Raises UsageError for an unknown one, MissingExtraError without it."""
+    cpu: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
+    if PROVIDERS[check_provider(provider)] == "cpu":
+        return cpu
+    if "CUDAExecutionProvider" not in runtime().get_available_providers():
         raise MissingExtraError("onnxruntime-gpu", "gpu", "The CUDA provider")
-    return [wanted] if provider == "cpu" else [wanted, "CPUExecutionProvider"]
+    # On by default from Ampere on: products of 10-bit mantissas, in gradients too.
+    return [("CUDAExecutionProvider", {"use_tf32": str(int(provider == "cuda_tf32"))}), *cpu]

@@ -29,6 +29,12 @@ _EVALUATE = "onnxmx.trainer.evaluate:evaluate"
     default_in=f"{_EVALUATE}.threads",
     help="Worker threads; by default the cores of this machine.",
 )
+@library_option(
+    "--provider",
+    choices_in="onnxmx.builder.session:PROVIDERS",
+    default_in=f"{_EVALUATE}.provider",
+    help="Where to run.",
+)
 def evaluate(model: str, data: str, data_dir: str | None, split: str, **options: Any) -> Answer:
     """Measure a model's loss and accuracy on a dataset.
 

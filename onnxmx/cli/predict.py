@@ -33,6 +33,12 @@ echo '{"image": [[0, 12, ...], ...]}' | onnxmx predict runs/lenet-digits/model.o
     default_in=f"{_PREDICTOR}.threads",
     help="Worker threads; by default the cores of this machine.",
 )
+@library_option(
+    "--provider",
+    choices_in="onnxmx.builder.session:PROVIDERS",
+    default_in=f"{_PREDICTOR}.provider",
+    help="Where to run.",
+)
 def predict(model: str, inputs: tuple[str, ...], **options: Any) -> Answer:
     """Ask a model about images, .npy arrays, .csv rows, or samples on stdin.
 

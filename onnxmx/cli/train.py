@@ -55,7 +55,7 @@ onnxmx train --resume runs/first"""
 @_option("--warmup", field="warmup", type=int, help="Updates until the highest rate; by default 1/20 of the run.")
 @_option("--clip", field="clip", type=float, help="The largest global norm of the gradients; 0 for no clipping.")
 @_option("--threads", field="threads", type=int, help="Worker threads; by default the cores of this machine.")
-@_option("--provider", field="provider", help="Where to run: cpu or cuda.")
+@_option("--provider", field="provider", choices_in="onnxmx.builder.session:PROVIDERS", help="Where to run.")
 @_option("--engine", field="engine", choices_in="onnxmx.trainer.engine:ENGINES", help="Who makes and runs the step.")
 @_option("--checkpoint-every", field="checkpoint_s", type=float, metavar="SECONDS", help="Seconds between checkpoints.")
 def train(model: str | None, out: str | None, overwrite: bool, resume: str | None, **options: Any) -> Answer:

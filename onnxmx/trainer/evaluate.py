@@ -28,12 +28,16 @@ def evaluate(
     measure: Sequence[str | metrics.Metric] | None = None,
     batch_size: int = 256,
     threads: int | None = None,
+    provider: str = "cpu",
 ) -> dict[str, float]:
     """Loss and metrics of `model` over all of `data`, by name.
 
+    provider: where to run it: "cpu", "cuda", or "cuda_tf32".
+
     Raises DataError where the data does not fit the model.
     """
-    return Evaluator(model, loss=loss, measure=measure, threads=threads).run(fit_data(model, data, loss), batch_size)
+    evaluator = Evaluator(model, loss=loss, measure=measure, threads=threads, provider=provider)
+    return evaluator.run(fit_data(model, data, loss), batch_size)
 
 
 class Evaluator:
@@ -46,6 +50,7 @@ class Evaluator:
         loss: str | losses.Loss,
         measure: Sequence[str | metrics.Metric] | None = None,
         threads: int | None = None,
+        provider: str = "cpu",
         live: bool = False,
     ) -> None:
         rules = losses.get(loss)
@@ -53,7 +58,7 @@ class Evaluator:
         self._output = only_output(model).name or ""
         self._batch = _fixed_batch(model)
         graph = _with_parameters_as_inputs(model) if live else model.to_bytes()
-        self._model = open_session(graph, threads=threads)
+        self._model = open_session(graph, threads=threads, provider=provider)
         self._measures = open_session(compile_measures(model, rules, self._metrics), threads=1)
 
     def run(self, data: Dataset, batch_size: int, weights: Mapping[str, OrtValue] | None = None) -> dict[str, float]:

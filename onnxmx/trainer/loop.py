@@ -176,7 +176,9 @@ class _Trainer:
         for size in {min(plan.batch_size, len(data)), len(data) % plan.batch_size} - {0}:
             self._engine.check(data.batch(slice(size)))
         self._evaluator = (
-            Evaluator(model, loss=plan.loss, measure=plan.measure, threads=plan.threads, live=True)
+            Evaluator(
+                model, loss=plan.loss, measure=plan.measure, threads=plan.threads, provider=plan.provider, live=True
+            )
             if validation
             else None
         )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxmx.builder.literals import is_number
-from onnxmx.builder.session import cores
+from onnxmx.builder.session import check_provider, cores
 from onnxmx.errors import UsageError, unknown_name
 from onnxmx.trainer import losses, metrics
 from onnxmx.trainer.engine import ENGINES
@@ -43,8 +43,7 @@ class Plan:
             raise UsageError(f"seed expected an integer below 2^63; found {self.seed}")
         threads = cores() if self.threads is None else self.threads
         object.__setattr__(self, "threads", _integer("threads", threads, 1))
-        if self.provider not in ("cpu", "cuda"):
-            raise UsageError(f"provider expected 'cpu' or 'cuda'; found {self.provider!r}", mend="Use one of the two.")
+        check_provider(self.provider)
         if self.engine not in ENGINES:
             raise unknown_name("engine", self.engine, ENGINES)
         if self.engine == "ort-training" and self.provider != "cpu":

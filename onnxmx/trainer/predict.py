@@ -36,13 +36,20 @@ class Predictor:
     Values are raw, as the dataset stores them: the preprocessing in the model's metadata is applied here.
 
     batch_size: samples a run.   threads: worker threads; by default the cores of this machine.
+    provider: where to run: "cpu", "cuda", or "cuda_tf32".
     white: the raw value of an image's white pixel. By default 255, or 1 / scale where the preprocessing only scales
     down (x * scale, scale < 1): such data lay between 0 and that, as the digits do between 0 and 16.
     Raises UsageError for values out of range, ModelFileError for metadata that is damaged.
     """
 
     def __init__(
-        self, model: Model, *, batch_size: int = 64, white: float | None = None, threads: int | None = None
+        self,
+        model: Model,
+        *,
+        batch_size: int = 64,
+        white: float | None = None,
+        threads: int | None = None,
+        provider: str = "cpu",
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size expected an integer of at least 1; found {batch_size}")
@@ -62,7 +69,7 @@ class Predictor:
         fixed = {p.shape[0] for p in self._ports.values() if p.shape and isinstance(p.shape[0], int)}
         self._fixed = next(iter(fixed), None)
         self._batch_size = self._fixed or batch_size
-        self._session = open_session(model.to_bytes(), threads=threads)
+        self._session = open_session(model.to_bytes(), threads=threads, provider=provider)
 
     def files(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[Prediction]:
         """A prediction for each sample of each file: images, .npy (a sample or a batch), .csv (a row a sample).

@@ -11,7 +11,7 @@ import pytest
 
 import onnxmx.builder.layers as L
 from onnxmx.builder.model import build
-from onnxmx.builder.session import open_session, run_errors
+from onnxmx.builder.session import open_session, providers, run_errors
 from onnxmx.builder.source import line_of, user_line
 from onnxmx.errors import DataError, GraphError, MissingExtraError, UsageError
 
@@ -25,11 +25,19 @@ def test_without_onnxruntime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_providers() -> None:
-    with pytest.raises(UsageError, match="expected 'cpu' or 'cuda'; found 'tpu'"):
+    with pytest.raises(UsageError, match="expected 'cpu', 'cuda' or 'cuda_tf32'; found 'tpu'"):
         open_session(BYTES, provider="tpu")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(MissingExtraError, match=r"pip install 'onnxmx\[gpu\]'"):
             open_session(BYTES, provider="cuda")
+
+
+@pytest.mark.parametrize(("provider", "flag"), [("cuda", "0"), ("cuda_tf32", "1")])
+def test_a_gpu_multiplies_in_full_precision_unless_asked(
+    provider: str, flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    assert providers(provider) == [("CUDAExecutionProvider", {"use_tf32": flag}), ("CPUExecutionProvider", {})]
 
 
 def test_a_graph_that_is_refused() -> None:

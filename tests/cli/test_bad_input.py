@@ -53,6 +53,8 @@ ROWS = [
     Row("optimizer typo", "train lenet --data digits --optimizer adma", 2, ("UsageError", "adma", "'adam'")),
     Row("loss typo", "train lenet --data digits --loss cross_entropy", 2, ("UsageError", "softmax_cross_entropy")),
     Row("schedule typo", "train lenet --data digits --schedule constnt", 2, ("UsageError", "'constant'")),
+    Row("provider typo in evaluate", "evaluate run/model.onnx --data digits --provider gpu", 2, ("UsageError", "cuda")),
+    Row("provider typo in predict", "predict run/model.onnx x.npy --provider gpu", 2, ("UsageError", "'gpu'", "cuda")),
     Row("provider typo", "train lenet --data digits --provider gpu", 2, ("UsageError", "'gpu'", "cuda")),
     Row("no model", "train", 2, ("UsageError", "--resume", "onnxmx train lenet --data digits")),
     Row("no data", "train lenet", 2, ("UsageError", "--data")),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 import onnxmx as mx
@@ -22,6 +23,7 @@ from onnxmx.errors import (
 from onnxmx.trainer.autodiff import RULES
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.data import Dataset, get_dataset
+from onnxmx.trainer.predict import Predictor
 from onnxmx.trainer.run import resolve_model, resume_run, train
 
 OWN = """
@@ -299,11 +301,31 @@ def test_labels_outside_the_classes(tmp_path: Path) -> None:
         train(TrainConfig(str(tmp_path / "m.onnx"), str(tmp_path / "d.npz")), tmp_path / "r", progress=False)
 
 
-def test_a_provider_that_is_not_installed_leaves_nothing_behind(tmp_path: Path) -> None:
-    config = TrainConfig("mlp", "digits", provider="cuda")
-    with pytest.raises(MissingExtraError, match=r"pip install 'onnxmx\[gpu\]'"):
-        train(config, tmp_path / "run", progress=False)
+def test_a_provider_that_is_not_installed_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    for data in ("digits", "none.npz"):  # said before any data is read, or downloaded
+        with pytest.raises(MissingExtraError, match=r"pip install 'onnxmx\[gpu\]'"):
+            train(TrainConfig("mlp", data, provider="cuda"), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_and_prediction_run_where_they_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def session(*args: Any, providers: Any, **options: Any) -> Any:
+        asked.append(providers[0][0])
+        return real(*args, providers=["CPUExecutionProvider"], **options)
+
+    real = onnxruntime.InferenceSession
+    available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    model, data = mx.models.build("mlp", input=(1, 8, 8)), get_dataset("digits", "test")
+    mx.evaluate(model, data, provider="cuda")
+    Predictor(model, provider="cuda")
+    assert asked == [*available, available[0]]  # the loss is computed beside the model, on the CPU
 
 
 def test_an_engine_that_is_not_installed_leaves_nothing_behind(tmp_path: Path) -> None:

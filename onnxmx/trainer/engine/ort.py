@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxmx.builder.session import open_session, providers, run_errors, runtime
+from onnxmx.builder.session import PROVIDERS, open_session, providers, run_errors, runtime
 from onnxmx.builder.values import show_shape
 from onnxmx.errors import CheckpointError, DataError
 from onnxmx.trainer.step import StepGraph
@@ -38,7 +38,7 @@ class OrtEngine:
     ) -> None:
         self._ort = runtime()
         providers(provider)  # before the first buffer, which would fail with less to say
-        self._device = provider
+        self._device = PROVIDERS[provider]
         inputs = {port["name"]: port for port in step.spec["inputs"]}
         self._batch_inputs = {name.removeprefix("batch."): p for name, p in inputs.items() if name.startswith("batch.")}
         self._state_inputs = {name.removeprefix("state."): p for name, p in inputs.items() if name.startswith("state.")}
