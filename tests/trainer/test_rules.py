@@ -15,7 +15,7 @@ from onnxmx.builder.session import open_session
 from onnxmx.trainer.autodiff import RULES
 from onnxmx.trainer.autodiff.registry import Refusal
 from onnxmx.trainer.functions import BatchNorm, Dropout
-from tests.trainer import rows_control, rows_operators, rows_space, rule_rows
+from tests.trainer import rows_control, rows_operators, rows_regions, rows_space, rule_rows
 from tests.trainer.oracle import finite_difference_error, loss_and_gradients, piecewise_linear_error, runtime_error
 from tests.trainer.rule_case import Case, Shape, computed
 
@@ -199,7 +199,8 @@ CASES = [
     recurrent("RNN", activations=["Relu"]),
 ]  # fmt: skip
 
-CASES.extend([*rule_rows.CASES, *rows_control.CASES, *rows_operators.CASES, *rows_space.CASES])
+_TABLES = (rule_rows, rows_control, rows_operators, rows_regions, rows_space)
+CASES.extend(case for table in _TABLES for case in table.CASES)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -16,6 +16,5 @@ refuse_gradient(
     "SequenceConstruct", "SequenceAt", "SequenceInsert", "SequenceErase", "SequenceMap", "SplitToSequence",
     "ConcatFromSequence", why="a sequence has no gradient; use Split and Concat",
 )  # fmt: skip
-refuse_gradient("DeformConv", "MaxRoiPool", "RoiAlign", why="it has no rule yet")
 refuse_gradient("GroupNormalization", why="it is deprecated at opset 20; the GroupNorm layer is made of others")
 refuse_gradient("Scatter", "Upsample", why="it is deprecated; a file that is loaded gets its successor")
