@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench zoo-files node-tests clean
+.PHONY: demo test check format bench zoo-files node-tests optimizer-oracle clean
 
 # Installed into a temporary name first: an interrupted install is not taken for a finished one.
 $(STAMP): pyproject.toml
@@ -40,6 +40,14 @@ zoo-files: $(STAMP)
 # The official ONNX node tests, differentiated and compared with finite differences: three minutes.
 node-tests: $(STAMP)
 	$(BIN)/python -m tests.trainer.operators_page docs/operators.md --check
+
+# Where other libraries' optimizers and schedules end; the tests read what this writes. Each peer has an environment of
+# its own: make optimizer-oracle TORCH=/path/to/python OPTAX=/path/to/python MXNET=/path/to/python
+optimizer-oracle:
+	$(TORCH) tests/trainer/optimizer_oracle.py torch tests/trainer/optimizer_oracle.json
+	$(OPTAX) tests/trainer/optimizer_oracle.py optax tests/trainer/optimizer_oracle.json
+	$(MXNET) tests/trainer/optimizer_oracle.py mxnet tests/trainer/optimizer_oracle.json
+	$(TORCH) -W ignore tests/trainer/schedule_oracle.py tests/trainer/schedule_oracle.json
 
 clean:
 	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

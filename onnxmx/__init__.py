@@ -33,12 +33,36 @@ if TYPE_CHECKING:
     from onnxmx.trainer.clipping import clip_global_norm as clip_global_norm
     from onnxmx.trainer.evaluate import evaluate as evaluate
     from onnxmx.trainer.loop import fit as fit
+    from onnxmx.trainer.optimizers import FTRL as FTRL
+    from onnxmx.trainer.optimizers import LAMB as LAMB
+    from onnxmx.trainer.optimizers import LARS as LARS
     from onnxmx.trainer.optimizers import NAG as NAG
     from onnxmx.trainer.optimizers import SGD as SGD
+    from onnxmx.trainer.optimizers import AdaBelief as AdaBelief
+    from onnxmx.trainer.optimizers import Adadelta as Adadelta
+    from onnxmx.trainer.optimizers import Adagrad as Adagrad
     from onnxmx.trainer.optimizers import Adam as Adam
+    from onnxmx.trainer.optimizers import Adamax as Adamax
     from onnxmx.trainer.optimizers import AdamW as AdamW
+    from onnxmx.trainer.optimizers import ByName as ByName
     from onnxmx.trainer.optimizers import Group as Group
+    from onnxmx.trainer.optimizers import Lion as Lion
     from onnxmx.trainer.optimizers import Momentum as Momentum
+    from onnxmx.trainer.optimizers import Muon as Muon
+    from onnxmx.trainer.optimizers import NAdam as NAdam
+    from onnxmx.trainer.optimizers import RMSProp as RMSProp
+    from onnxmx.trainer.optimizers import Signum as Signum
+    from onnxmx.trainer.schedules import Cosine as Cosine
+    from onnxmx.trainer.schedules import CosineRestarts as CosineRestarts
+    from onnxmx.trainer.schedules import Cyclic as Cyclic
+    from onnxmx.trainer.schedules import Exponential as Exponential
+    from onnxmx.trainer.schedules import InverseSqrt as InverseSqrt
+    from onnxmx.trainer.schedules import Linear as Linear
+    from onnxmx.trainer.schedules import MultiStep as MultiStep
+    from onnxmx.trainer.schedules import OneCycle as OneCycle
+    from onnxmx.trainer.schedules import Polynomial as Polynomial
+    from onnxmx.trainer.schedules import ReduceOnPlateau as ReduceOnPlateau
+    from onnxmx.trainer.schedules import Step as Step
     from onnxmx.trainer.schedules import WarmupCosine as WarmupCosine
     from onnxmx.trainer.step import compile_step as compile_step
 
@@ -51,14 +75,38 @@ _MODULES = {
     "models": "onnxmx.models",
 }
 _NAMES = {
+    "AdaBelief": "onnxmx.trainer.optimizers",
+    "Adadelta": "onnxmx.trainer.optimizers",
+    "Adagrad": "onnxmx.trainer.optimizers",
     "Adam": "onnxmx.trainer.optimizers",
     "AdamW": "onnxmx.trainer.optimizers",
+    "Adamax": "onnxmx.trainer.optimizers",
+    "ByName": "onnxmx.trainer.optimizers",
+    "Cosine": "onnxmx.trainer.schedules",
+    "CosineRestarts": "onnxmx.trainer.schedules",
+    "Cyclic": "onnxmx.trainer.schedules",
+    "Exponential": "onnxmx.trainer.schedules",
+    "FTRL": "onnxmx.trainer.optimizers",
     "Group": "onnxmx.trainer.optimizers",
     "Input": "onnxmx.builder.model",
+    "InverseSqrt": "onnxmx.trainer.schedules",
+    "LAMB": "onnxmx.trainer.optimizers",
+    "LARS": "onnxmx.trainer.optimizers",
+    "Linear": "onnxmx.trainer.schedules",
+    "Lion": "onnxmx.trainer.optimizers",
     "Model": "onnxmx.builder.model",
     "Momentum": "onnxmx.trainer.optimizers",
+    "MultiStep": "onnxmx.trainer.schedules",
+    "Muon": "onnxmx.trainer.optimizers",
     "NAG": "onnxmx.trainer.optimizers",
+    "NAdam": "onnxmx.trainer.optimizers",
+    "OneCycle": "onnxmx.trainer.schedules",
+    "Polynomial": "onnxmx.trainer.schedules",
+    "RMSProp": "onnxmx.trainer.optimizers",
+    "ReduceOnPlateau": "onnxmx.trainer.schedules",
     "SGD": "onnxmx.trainer.optimizers",
+    "Signum": "onnxmx.trainer.optimizers",
+    "Step": "onnxmx.trainer.schedules",
     "WarmupCosine": "onnxmx.trainer.schedules",
     "build": "onnxmx.builder.model",
     "clip_global_norm": "onnxmx.trainer.clipping",

@@ -53,7 +53,7 @@ class TrainConfig:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
         kind = OPTIMIZERS[self.optimizer]
         rate = kind().lr if self.lr is None else self.lr
-        assert not isinstance(rate, Schedule)  # the default of an optimizer is a number
+        assert isinstance(rate, (int, float))  # the default of an optimizer is a number
         schedule: Schedule = Constant(rate) if self.schedule == "constant" else WarmupCosine(rate, self.warmup)
         made: Optimizer = kind(lr=schedule)
         return made

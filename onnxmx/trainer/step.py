@@ -32,7 +32,7 @@ from onnxmx.trainer.clipping import ClipGlobalNorm, global_norm
 from onnxmx.trainer.forward import Training, copy_model, only_output
 from onnxmx.trainer.logits import before_activation, ends_in_activation, logits_of
 from onnxmx.trainer.optimizers import Optimizer
-from onnxmx.trainer.update import Rates, slots_of, updates
+from onnxmx.trainer.update import Rates, state_of, updates
 
 Array = np.ndarray[Any, Any]
 FORMAT = "onnxmx.step/1"
@@ -134,9 +134,10 @@ def compile_step(
     with g.scope("update"):
         norm = global_norm(g, found)
         clipped = clip(g, found, norm) if clip else found
-        rates = Rates(g, states["step"], total)
+        rates = Rates(g, states, loss_value, total)
         rate = rates.rate(optimizer)
         following = training.running | updates(g, optimizer, trainable, clipped, states, rates)
+        following |= rates.following
         following["step"] = g.add(states["step"], 1)
     g.output(loss_value, "loss")
     for m, value in zip(measures, measured, strict=True):
@@ -172,8 +173,8 @@ def initial_state(model: Model, optimizer: Optimizer, seed: int) -> dict[str, Ar
     """The state before the first step, by name without `state.`: parameters, slots of zeros, step 0 and the seed."""
     arrays: dict[str, Array] = {"step": np.array(0, np.int64), "seed": np.array(seed, np.int64)}
     arrays |= model.parameters()
-    shapes = {name: arrays[name].shape for name in trainable_of(model)}
-    return arrays | {name: np.full(shape, value, np.float32) for name, shape, value in slots_of(optimizer, shapes)}
+    added = state_of(optimizer, {name: arrays[name] for name in trainable_of(model)})
+    return arrays | {name: np.array(array) for name, array in added.items()}
 
 
 def trainable_of(model: Model) -> list[str]:
@@ -191,16 +192,15 @@ def _state_inputs(g: GraphBuilder, model: Model, optimizer: Optimizer) -> dict[s
     """An input for each part of the state, by name without `state.`, in the order of the graph's inputs."""
     states = {name: g.input(f"state.{name}", (), INT64) for name in ("step", "seed")}
     arrays = model.parameters()
-    trainable = {name: arrays[name].shape for name in trainable_of(model)}
-    slots = [(name, shape) for name, shape, _ in slots_of(optimizer, trainable)]
-    for name, shape in [*((name, array.shape) for name, array in arrays.items()), *slots]:
+    added = state_of(optimizer, {name: arrays[name] for name in trainable_of(model)})
+    for name, array in [*arrays.items(), *added.items()]:
         if name in states:
             raise GraphError(
                 f"the state of a training step expected one part named {name!r}; found a parameter of that name beside "
                 "the step's own",
                 mend="Rename that parameter.",
             )
-        states[name] = g.input(f"state.{name}", shape)
+        states[name] = g.input(f"state.{name}", array.shape)
     return states
 
 

@@ -1,16 +1,57 @@
 """Optimizers: each an update of one parameter as an `ai.onnxmx` function, and a dataclass that names its slots."""
 
 from onnxmx.trainer.optimizers.adam import Adam, AdamW
+from onnxmx.trainer.optimizers.adam_variants import AdaBelief, Adamax, NAdam
+from onnxmx.trainer.optimizers.adaptive import Adadelta, Adagrad, RMSProp
 from onnxmx.trainer.optimizers.base import Group, Optimizer
+from onnxmx.trainer.optimizers.by_name import ByName
+from onnxmx.trainer.optimizers.ftrl import FTRL
+from onnxmx.trainer.optimizers.muon import Muon
 from onnxmx.trainer.optimizers.sgd import NAG, SGD, Momentum
+from onnxmx.trainer.optimizers.sign import Lion, Signum
+from onnxmx.trainer.optimizers.trust import LAMB, LARS
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "adabelief": AdaBelief,
+    "adadelta": Adadelta,
+    "adagrad": Adagrad,
     "adam": Adam,
+    "adamax": Adamax,
     "adamw": AdamW,
-    "sgd": SGD,
+    "ftrl": FTRL,
+    "lamb": LAMB,
+    "lars": LARS,
+    "lion": Lion,
     "momentum": Momentum,
+    "muon": Muon,
+    "nadam": NAdam,
     "nag": NAG,
+    "rmsprop": RMSProp,
+    "sgd": SGD,
+    "signum": Signum,
 }
 """By the name that the command line and `config.toml` use."""
 
-__all__ = ["NAG", "OPTIMIZERS", "SGD", "Adam", "AdamW", "Group", "Momentum", "Optimizer"]
+__all__ = [
+    "FTRL",
+    "LAMB",
+    "LARS",
+    "NAG",
+    "OPTIMIZERS",
+    "SGD",
+    "AdaBelief",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "ByName",
+    "Group",
+    "Lion",
+    "Momentum",
+    "Muon",
+    "NAdam",
+    "Optimizer",
+    "RMSProp",
+    "Signum",
+]

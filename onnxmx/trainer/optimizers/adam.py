@@ -12,7 +12,7 @@ from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.ops import FLOAT
 from onnxmx.trainer.optimizers.base import Optimizer, Values
-from onnxmx.trainer.schedules import Schedule
+from onnxmx.trainer.schedules import Rate
 
 
 @function(outputs=("rate_t", "epsilon_t"))
@@ -82,7 +82,7 @@ class Adam(Optimizer):
     amsgrad: scale by the largest running mean of the square so far (Reddi et al. 2018).
     """
 
-    lr: float | Schedule = 1e-3
+    lr: Rate = 1e-3
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8

@@ -14,7 +14,7 @@ from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.literals import is_number
 from onnxmx.errors import UsageError, nearest
-from onnxmx.trainer.schedules import Schedule, check_rate
+from onnxmx.trainer.schedules import Rate, check_rate
 
 Values = tuple[ir.Value, ...]
 
@@ -50,7 +50,7 @@ class Optimizer:
     Raises UsageError for values out of range.
     """
 
-    lr: float | Schedule = 1e-2
+    lr: Rate = 1e-2
     weight_decay: float = field(default=0.0, kw_only=True)
     groups: tuple[Group, ...] = field(default=(), kw_only=True)
     decoupled: ClassVar[bool] = False

@@ -1,46 +1,17 @@
-"""Learning-rate schedules: functions of the step, inside the graph."""
+"""The default schedule: a linear warm-up, then half a cosine."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.builder.literals import is_number
 from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import UsageError
-
-
-@runtime_checkable
-class Schedule(Protocol):
-    """What an optimizer asks for its learning rate."""
-
-    def resolve(self, total: int) -> Schedule:
-        """The schedule with what it leaves open filled in from `total`, the number of steps of the run."""
-
-    def __call__(self, g: GraphBuilder, step: ir.Value) -> ir.Value:
-        """step: int64 scalar, updates done so far.  Returns a float32 scalar."""
-
-
-@dataclass(frozen=True)
-class Constant:
-    """The same rate at every step."""
-
-    rate: float
-
-    def __post_init__(self) -> None:
-        check_rate("a learning rate", self.rate)
-
-    def resolve(self, total: int) -> Constant:
-        return self
-
-    def __call__(self, g: GraphBuilder, step: ir.Value) -> ir.Value:
-        return g.constant(np.float32(self.rate))
+from onnxmx.trainer.schedules.base import Schedule, check_rate
 
 
 @function(outputs=("rate",))
@@ -61,7 +32,7 @@ def WarmupCosineRate(
 
 
 @dataclass(frozen=True)
-class WarmupCosine:
+class WarmupCosine(Schedule):
     """Linear warm-up to `peak` over `warmup` updates, then a cosine decay to `floor` at update `total`.
 
     total: by default the length of the run.   warmup: an integer of updates, or None for a twentieth of the total.
@@ -100,14 +71,3 @@ class WarmupCosine:
             g, step, peak=float(self.peak), floor=float(self.floor), warmup=int(self.warmup), total=int(self.total)
         )
         return rate
-
-
-def as_schedule(lr: float | Schedule) -> Schedule:
-    """A number is a constant schedule."""
-    return lr if callable(lr) else Constant(float(lr))
-
-
-def check_rate(what: str, rate: float) -> None:
-    """Raises UsageError unless `rate` is a finite number that is not negative."""
-    if not (is_number(rate) and math.isfinite(rate) and rate >= 0):
-        raise UsageError(f"{what} expected a finite number of at least 0; found {rate!r}")
