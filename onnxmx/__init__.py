@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from onnxmx.builder.model import build as build
     from onnxmx.builder.model import load as load
     from onnxmx.exporter import quantize as quantize
+    from onnxmx.serve import serve as serve
     from onnxmx.trainer import data as data
     from onnxmx.trainer.autodiff import gradient as gradient
     from onnxmx.trainer.clipping import clip_global_norm as clip_global_norm
     from onnxmx.trainer.evaluate import evaluate as evaluate
-    from onnxmx.trainer.loop import fit as fit
+    from onnxmx.trainer.fit import fit as fit
+    from onnxmx.trainer.fit import resume as resume
     from onnxmx.trainer.optimizers import FTRL as FTRL
     from onnxmx.trainer.optimizers import LAMB as LAMB
     from onnxmx.trainer.optimizers import LARS as LARS
@@ -73,6 +75,7 @@ _MODULES = {
     "init": "onnxmx.builder.init",
     "layers": "onnxmx.builder.layers",
     "models": "onnxmx.models",
+    "serve": "onnxmx.serve",  # a package that is callable
 }
 _NAMES = {
     "AdaBelief": "onnxmx.trainer.optimizers",
@@ -112,11 +115,12 @@ _NAMES = {
     "clip_global_norm": "onnxmx.trainer.clipping",
     "compile_step": "onnxmx.trainer.step",
     "evaluate": "onnxmx.trainer.evaluate",
-    "fit": "onnxmx.trainer.loop",
+    "fit": "onnxmx.trainer.fit",
     "function": "onnxmx.builder.functions",
     "gradient": "onnxmx.trainer.autodiff",
     "load": "onnxmx.builder.model",
     "quantize": "onnxmx.exporter",
+    "resume": "onnxmx.trainer.fit",
 }
 
 __all__ = ["OnnxmxError", "__version__", *sorted(_MODULES), *sorted(_NAMES)]

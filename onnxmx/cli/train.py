@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import shlex
 import sys
 import time
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxmx.builder.metadata import PROVENANCE
 from onnxmx.cli.command import Decorator, command, given, library_option
 from onnxmx.cli.output import Answer, Result
 from onnxmx.errors import UsageError
@@ -121,16 +119,12 @@ def _free_folder(config: TrainConfig, overwrite: bool) -> Path:
 
 
 def _answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> Result:
-    history = _history(folder)
-    # The model says which epoch it is of: that of a resumed run may lie before its resumption.
-    chosen = json.loads(trained.model.metadata[PROVENANCE])["epoch"]
-    best = next((epoch for epoch in history if epoch["epoch"] == chosen), {})
     model, last = folder / "model.onnx", folder / "last.onnx"
     data = shlex.join(["--data", config.data, *(["--data-dir", config.data_dir] if config.data_dir else [])])
     file = shlex.quote(str(model))
     lines = [
-        f"best epoch {chosen} of {config.epochs}  "
-        + "  ".join(f"{k} {v:.4f}" for k, v in best.items() if k != "epoch"),
+        f"best epoch {trained.best['epoch']} of {config.epochs}  "
+        + "  ".join(f"{k} {v:.4f}" for k, v in trained.best.items() if k != "epoch"),
         f"best model {model}",
         f"last model {last}",
         "next:",
@@ -143,14 +137,8 @@ def _answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> 
         "model": str(model),
         "last": str(last),
         "epochs": config.epochs,
-        "history": history,
-        "best": best,
+        "history": trained.history,
+        "best": trained.best,
         "seconds": seconds,
     }
     return Result(answer, "\n".join(lines))
-
-
-def _history(folder: Path) -> list[dict[str, Any]]:
-    """The measures of every epoch of the run, from before it was resumed too."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line for line in lines if "batch" not in line]

@@ -12,6 +12,18 @@ Importing this package is cheap; onnxruntime, starlette and uvicorn are imported
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 from onnxmx.serve.server import serve
 
 __all__ = ["serve"]
+
+
+class _Serve(ModuleType):
+    """This package, which can be called: `mx.serve(path)`, a function and a package of one name."""
+
+    __call__ = staticmethod(serve)
+
+
+sys.modules[__name__].__class__ = _Serve

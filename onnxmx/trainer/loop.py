@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -19,14 +19,14 @@ import numpy as np
 from onnxmx.builder.metadata import CLASSES, LOSS, PREPROCESSING, PROVENANCE
 from onnxmx.builder.model import Model, from_bytes, load
 from onnxmx.builder.session import runtime
-from onnxmx.errors import CheckpointError, StoppedError, TrainingError, UsageError, unknown_name
+from onnxmx.errors import CheckpointError, StoppedError, TrainingError
 from onnxmx.files import write_atomic
 from onnxmx.trainer import losses, metrics
 from onnxmx.trainer.clipping import ClipGlobalNorm
 from onnxmx.trainer.data import Dataset, Loader
 from onnxmx.trainer.engine import ENGINES
 from onnxmx.trainer.evaluate import Evaluator, fit_data
-from onnxmx.trainer.optimizers import Adam, Optimizer
+from onnxmx.trainer.optimizers import Optimizer
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.progress import Reporter, Silent, default_reporter
 from onnxmx.trainer.run_directory import Log, Position, RunDirectory
@@ -41,42 +41,30 @@ class Run:
     """A finished run.
 
     model: the model of the best epoch; last: that of the last one.
-    history: the measures of each epoch, `validation_*` among them where there was validation data; those from before
-    a resumption too.
+    best: the measures of the best epoch, its number `epoch` among them.
+    history: those of each epoch, `validation_*` among them where there was validation data; those from before a
+    resumption too.
     """
 
     model: Model
     last: Model
-    history: list[Measures] = field(default_factory=list)
+    best: Measures
+    history: list[Measures]
 
 
-def fit(
+def start(
     model: Model,
     data: Dataset,
+    plan: Plan,
     *,
-    validation: Dataset | None = None,
-    optimizer: Optimizer | None = None,
-    clip: ClipGlobalNorm | None = None,
-    out: str | os.PathLike[str] | None = None,
+    validation: Dataset | None,
+    optimizer: Optimizer,
+    clip: ClipGlobalNorm | None,
+    out: str | os.PathLike[str] | None,
     overwrite: bool = False,
     progress: bool = True,
-    plan: Plan | None = None,
-    **options: Any,
 ) -> Run:
-    """Train `model` on `data`; the model itself stays as it is.
-
-        run = mx.fit(model, mx.data.mnist("train"), validation=mx.data.mnist("test"), epochs=3, out="runs/lenet")
-
-    validation: evaluated after each epoch; the best epoch is the one best by the first metric on it, or, without it,
-    by the mean training loss.   optimizer: Adam with its defaults.   out: a folder for the run, from which
-    `resume` goes on.   overwrite: a run that is in that folder is deleted, and nothing else there.
-    progress: whether to show it on stderr.
-    options: the fields of `Plan`, such as epochs, batch_size, seed and loss; or a whole `plan`.
-    Raises DataError where data and model do not fit, GradientError, TrainingError when the loss is not a number.
-    """
-    plan = _plan(plan, options)
-    optimizer = Adam() if optimizer is None else optimizer
-    _check_kinds(model, data, validation, optimizer, clip)
+    """Begin a run and go on to its end: what `fit` does, once its arguments are checked."""
     folder = RunDirectory(out) if out is not None else None
     if folder:
         folder.claim(configured=True, overwrite=overwrite)
@@ -108,35 +96,10 @@ def fit(
         return trainer.run(Position())
 
 
-def _check_kinds(model: Any, data: Any, validation: Any, optimizer: Any, clip: Any) -> None:
-    """Raises UsageError for what is easily given in place of what `fit` takes."""
-    rows = (
-        ("a model", model, isinstance(model, Model), "Build it first: layer.build(x=('batch', 784))."),
-        ("a dataset", data, isinstance(data, Dataset), _ARRAYS),
-        ("validation data", validation, validation is None or isinstance(validation, Dataset), _ARRAYS),
-        ("an optimizer", optimizer, hasattr(optimizer, "slots"), "For example mx.Adam(lr=1e-3)."),
-        ("a clipping", clip, clip is None or callable(clip), "For example mx.clip_global_norm(1.0)."),
-    )
-    for what, found, fits, mend in rows:
-        if not fits:
-            raise UsageError(f"fit expected {what}; found {type(found).__name__}", mend=mend)
-
-
-_ARRAYS = "Make one of arrays: mx.data.Dataset.from_arrays(x, labels)."
-
-
-def _plan(plan: Plan | None, options: dict[str, Any]) -> Plan:
-    names = {f.name for f in fields(Plan)}
-    for name in options:
-        if name not in names:
-            raise unknown_name("option of fit", name, names)
-    return replace(plan or Plan(), **options)
-
-
-def resume(
+def go_on(
     folder: str | os.PathLike[str], data: Dataset, validation: Dataset | None, plan: Plan, *, progress: bool = True
 ) -> Run:
-    """Go on with the run in `folder` from its newest checkpoint, to the same bytes as if it had never stopped.
+    """Go on with the run in `folder` from its newest checkpoint: what `resume` does.
 
     Raises CheckpointError where the checkpoint is damaged, another process trains here, or data or settings are not
     those of the run.
@@ -183,6 +146,7 @@ class _Trainer:
             else None
         )
         self._weights = list(model.parameters())
+        self._criterion = _criterion(plan, validation is not None)
         self._best: Model | None = None
         self._log: Log | None = None
 
@@ -203,10 +167,8 @@ class _Trainer:
             if self._log:
                 self._log.close()
         last = self._current()
-        if self._folder:
-            last.save(self._folder.last)
-            return Run(load(self._folder.best), last, position.history)
-        return Run(self._best or last, last, position.history)
+        best = load(self._folder.best) if self._folder else self._best or last
+        return Run(best, last, position.best or {}, position.history)
 
     def _epoch(self, interrupted: threading.Event) -> None:
         position, plan = self._position, self._plan
@@ -218,18 +180,19 @@ class _Trainer:
                     if not math.isfinite(measured[name]):
                         raise self._diverged(name, measured[name], index)
                 size = len(next(iter(batch.values())))
+                lr = measured.pop("lr")
                 for key, value in measured.items():
                     position.sums[key] = position.sums.get(key, 0.0) + value * size
                 position.samples += size
                 position.batch = index + 1
-                self._reporter.step(epoch, size, {**self._means(), "lr": measured["lr"]})
+                self._reporter.step(epoch, size, {**self._means(), "lr": lr})
                 if (index + 1) % plan.log_every == 0:
-                    self._write_log({"epoch": position.epoch + 1, "batch": index + 1, **measured})
+                    self._write_log({"epoch": position.epoch + 1, "batch": index + 1, **measured, "lr": lr})
                 if interrupted.is_set() and self._folder:
                     self._checkpoint()
                     raise StoppedError(
                         f"stopped after batch {index + 1} of epoch {epoch}; the run is saved",
-                        mend=f"Go on with: onnxmx train --resume {self._folder.path}",
+                        mend=f"Go on with: {self._folder.resumption}",
                     )
                 if time.monotonic() - self._saved >= plan.checkpoint_s:
                     self._checkpoint()
@@ -262,16 +225,14 @@ class _Trainer:
         self._checkpoint()
 
     def _is_best(self, measures: Measures) -> bool:
-        metric = next(iter(metrics.chosen(self._plan.measure, losses.get(self._plan.loss))), None)
-        key, sign = ("loss", -1) if metric is None else (metric.name, 1 if metric.larger_is_better else -1)
-        key, sign = (f"validation_{key}", sign) if self._validation else ("loss", -1)
+        key, sign = self._criterion
         best = self._position.best
         return best is None or math.isnan(best[key]) or sign * measures[key] > sign * best[key]
 
     def _means(self) -> Measures:
         """The means over the epoch so far, of all but the learning rate."""
         position = self._position
-        return {k: v / max(position.samples, 1) for k, v in position.sums.items() if k != "lr"}
+        return {k: v / max(position.samples, 1) for k, v in position.sums.items()}
 
     def _current(self) -> Model:
         """The model as it is now, with what it was made from in its metadata."""
@@ -299,6 +260,16 @@ class _Trainer:
             f"(samples {', '.join(map(str, samples))} ...)",
             mend="Lower the learning rate, clip the gradients (--clip 1.0), or look at those samples.",
         )
+
+
+def _criterion(plan: Plan, validated: bool) -> tuple[str, int]:
+    """The measure by which the best epoch is chosen, and 1 where a larger one is better, else -1."""
+    if not validated:
+        return "loss", -1
+    metric = next(iter(metrics.chosen(plan.measure, losses.get(plan.loss))), None)
+    if metric is None:
+        return "validation_loss", -1
+    return f"validation_{metric.name}", 1 if metric.larger_is_better else -1
 
 
 def _with_facts(model: Model, data: Dataset, plan: Plan) -> Model:

@@ -22,7 +22,7 @@ from onnxmx.errors import CheckpointError, ModelFileError, OnnxmxError, UsageErr
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.data import Dataset, get_dataset
 from onnxmx.trainer.engine import ENGINES
-from onnxmx.trainer.loop import Run, fit, resume
+from onnxmx.trainer.loop import Run, go_on, start
 from onnxmx.trainer.run_directory import RunDirectory
 from onnxmx.trainer.step import StepGraph, settings
 
@@ -64,7 +64,7 @@ def resume_run(folder: str | os.PathLike[str], *, progress: bool = True) -> Run:
         return _start(config, folder, progress)
     data, validation = _datasets(config)
     _check_settings(run, config)
-    return resume(folder, data, validation, config.make_plan(), progress=progress)
+    return go_on(folder, data, validation, config.make_plan(), progress=progress)
 
 
 def _read(config: TrainConfig) -> tuple[Model, Dataset, Dataset]:
@@ -79,13 +79,13 @@ def _start(
     parts: tuple[Model, Dataset, Dataset] | None = None,
 ) -> Run:
     model, data, validation = parts or _read(config)
-    return fit(
+    return start(
         model,
         data,
+        config.make_plan(),
         validation=validation,
         optimizer=config.make_optimizer(),
         clip=config.make_clip(),
-        plan=config.make_plan(),
         out=out,
         progress=progress,
     )

@@ -62,6 +62,13 @@ class RunDirectory:
         """Whether the run got as far as its hand-over, of which step.json is written last."""
         return (self.path / "step.json").is_file()
 
+    @property
+    def resumption(self) -> str:
+        """What to type to go on with this run."""
+        if self.config.is_file():
+            return f"onnxmx train --resume {self.path}"
+        return f"mx.resume({str(self.path)!r}, data)"
+
     def claim(self, *, configured: bool = False, overwrite: bool = False) -> None:
         """Raises CheckpointError where another run lives here: nothing of a user's is overwritten.
 
@@ -75,7 +82,7 @@ class RunDirectory:
         if found := [p.name for p in files if p.exists()]:
             other = "choose another folder with -o."
             mend = (
-                f"Go on with it: onnxmx train --resume {self.path}; start anew in its place: --overwrite; or {other}"
+                f"Go on with it: {self.resumption}; start anew in its place: --overwrite (overwrite=True); or {other}"
                 if is_run
                 else f"It lacks config.toml and step.json, so nothing tells that it may go: {other}"
             )
@@ -144,15 +151,23 @@ class RunDirectory:
         for old in self.checkpoints()[_KEPT:]:
             old.unlink(missing_ok=True)
 
+    def _newest(self) -> tuple[Path, str]:
+        """The newest checkpoint, or the state that the run started from, and what to do where it is damaged."""
+        if path := next(iter(self.checkpoints()), None):
+            return path, "Delete it, and --resume goes on from the checkpoint before it."
+        return self.path / "state.safetensors", "Start the run again, in another folder."
+
+    def identity(self) -> dict[str, Any]:
+        """What the run was started with, and a resumed one must be. Raises CheckpointError where that is damaged."""
+        _, header = state.load(*self._newest())
+        return dict(header.get("identity", {}))
+
     def load_checkpoint(self, identity: dict[str, Any]) -> tuple[dict[str, Array], Position]:
         """The newest checkpoint, or the state that the run started from.
 
         Raises CheckpointError where it is damaged, or belongs to another run.
         """
-        path = next(iter(self.checkpoints()), None)
-        mend = "Delete it, and --resume goes on from the checkpoint before it."
-        if path is None:
-            path, mend = self.path / "state.safetensors", "Start the run again, in another folder."
+        path, mend = self._newest()
         arrays, header = state.load(path, mend)
         made = header.get("identity", {})
         differ = [f"{k} (expected {made.get(k)!r}, found {v!r})" for k, v in identity.items() if made.get(k) != v]

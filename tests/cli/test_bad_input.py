@@ -50,7 +50,7 @@ ROWS = [
     Row("option typo", "train lenet --data digits --epoch 1", 2, ("UsageError", "--epoch", "--epochs")),
     Row("choice typo", "models --format jsn", 2, ("UsageError", "jsn", "json")),
     Row("split typo", "evaluate run/model.onnx --data digits --split tset", 2, ("UsageError", "tset", "'test'")),
-    Row("optimizer typo", "train lenet --data digits --optimizer adma", 2, ("UsageError", "adma", "'adam'")),
+    Row("optimizer typo", "train lenet --data digits --optimizer adamm", 2, ("UsageError", "adamm", "'adam'")),
     Row("loss typo", "train lenet --data digits --loss cross_entropy", 2, ("UsageError", "softmax_cross_entropy")),
     Row("schedule typo", "train lenet --data digits --schedule constnt", 2, ("UsageError", "'constant'")),
     Row("provider typo in evaluate", "evaluate run/model.onnx --data digits --provider gpu", 2, ("UsageError", "cuda")),

@@ -18,6 +18,7 @@ import pytest
 from onnx import TensorProto, helper
 from serve_helpers import FLOAT, Server, identity, mlp, model, save, slow
 
+import onnxmx
 from onnxmx.builder.session import cores
 from onnxmx.errors import MissingExtraError, ModelFileError, OnnxmxError, UsageError
 from onnxmx.serve import serve
@@ -248,3 +249,9 @@ def test_unnamed_dimensions_may_differ(tmp_path: Path) -> None:
     inputs = [{"name": n, "shape": s, "datatype": "FP32", "data": [1, 2]} for n, s in (("a", [1, 2]), ("b", [2, 1]))]
     with Server(save(built, tmp_path / "m.onnx")) as server, server.client() as client:
         assert client.post("/v2/models/m/infer", json={"inputs": inputs}).json()["outputs"][0]["data"] == [5.0]
+
+
+def test_the_package_is_the_function_too(tmp_path: Path) -> None:
+    assert onnxmx.serve.serve is serve
+    with pytest.raises(ModelFileError, match="no file or directory"):
+        onnxmx.serve(tmp_path / "none.onnx", port=0)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
+import re
+import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +52,8 @@ def test_history_and_files(tmp_path: Path) -> None:
     assert [set(h) for h in run.history] == [{"epoch", *measures, "validation_loss", "validation_accuracy"}] * 3
     assert [h["epoch"] for h in run.history] == [1, 2, 3]
     assert run.history[-1]["validation_accuracy"] > 0.9
+    chosen = json.loads(run.model.metadata["onnxmx.provenance"])["epoch"]
+    assert run.best == run.history[chosen - 1]
     written = lines(tmp_path / "r" / "metrics.jsonl")
     assert [w for w in written if "batch" not in w] == run.history
     steps = [w for w in written if "batch" in w]
@@ -275,7 +281,7 @@ BAD: list[tuple[Any, Dataset, dict[str, Any], type[Exception], str]] = [
      "no trainable parameter"),
     (blob_net, TRAIN, {"optimizer": mx.SGD(lr=mx.WarmupCosine(0.1, warmup=999))}, UsageError, "no longer than its 18"),
     (blob_net, TRAIN, {"provider": "tpu"}, UsageError, "provider"),
-    (blob_net, TRAIN, {"epoch": 3}, UsageError, "no option of fit named 'epoch'\n  Did you mean 'epochs'"),
+    (blob_net, TRAIN, {"epoch": 3}, TypeError, "unexpected keyword argument 'epoch'"),
     (blob_net, TRAIN, {"epochs": 0}, UsageError, "epochs expected"),
     (blob_net, TRAIN, {"validation": FOREIGN}, DataError, r"\[0, 3\)"),
 ]  # fmt: skip
@@ -346,7 +352,34 @@ def test_numbers_of_numpy_will_do(tmp_path: Path) -> None:
     mx.fit(blob_net(), TRAIN, optimizer=mx.Adam(lr=np.float32(0.1)), out=tmp_path / "r", progress=False, **counts)
 
 
-def test_plan_and_options() -> None:
-    plan = Plan(epochs=2, batch_size=45, threads=1)
-    assert len(mx.fit(blob_net(), TRAIN, plan=plan, progress=False).history) == 2
-    assert len(mx.fit(blob_net(), TRAIN, plan=plan, epochs=1, progress=False).history) == 1
+def test_fit_shows_every_option_with_its_default_and_what_it_is() -> None:
+    shown = inspect.signature(mx.fit).parameters
+    for field in fields(Plan):
+        assert shown[field.name].default == field.default
+    for name in shown:
+        assert re.search(rf"\b{name}\b", inspect.getdoc(mx.fit) or ""), name
+
+
+def test_a_run_of_fit_goes_on_from_python(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options: dict[str, Any] = {"validation": TEST, "log_every": 2}
+    done = mx.fit(blob_net(), TRAIN, optimizer=mx.Adam(lr=0.05), out=whole, loss=SQUARE, **options, **QUICK)
+    shutil.copytree(whole, cut)
+    next(iter(sorted((cut / "checkpoints").iterdir(), reverse=True))).unlink()  # back to the end of the second epoch
+    with pytest.raises(UsageError, match=r"expected the data .*\n  For example mx\.resume\('.*cut', data\)"):
+        mx.resume(cut)
+    with pytest.raises(UsageError, match="no loss named 'square'"):
+        mx.resume(cut, TRAIN, progress=False, **options)
+    again = mx.resume(cut, TRAIN, loss=SQUARE, progress=False, **options)
+    assert (again.history, again.best) == (done.history, done.best)
+    for name in ("last.onnx", "model.onnx", "metrics.jsonl", "checkpoints/step-18.safetensors"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+    with pytest.raises(CheckpointError, match=r"Go on with it: mx\.resume\('.*whole', data\)"):
+        mx.fit(blob_net(), TRAIN, out=whole, **QUICK)
+    with pytest.raises(CheckpointError, match="a run that has started; found none"):
+        mx.resume(tmp_path / "none", TRAIN)
+    with pytest.raises(CheckpointError, match=r"found no config\.toml"):
+        mx.resume(tmp_path / "none")
+
+
+SQUARE = Loss("square", lambda g, y, t: g.reduce_mean(g.mul(y, y), keepdims=False), classes=True)

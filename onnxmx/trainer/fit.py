@@ -1,0 +1,130 @@
+"""`mx.fit` and `mx.resume`: training from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from onnxmx.builder.metadata import LOSS
+from onnxmx.builder.model import Model, load
+from onnxmx.errors import CheckpointError, UsageError
+from onnxmx.trainer import losses, metrics
+from onnxmx.trainer.clipping import ClipGlobalNorm
+from onnxmx.trainer.data import Dataset
+from onnxmx.trainer.loop import Run, go_on, start
+from onnxmx.trainer.optimizers import Adam, Optimizer
+from onnxmx.trainer.plan import Plan
+from onnxmx.trainer.run import resume_run
+from onnxmx.trainer.run_directory import RunDirectory
+
+
+def fit(
+    model: Model,
+    data: Dataset,
+    *,
+    validation: Dataset | None = None,
+    epochs: int = 1,
+    batch_size: int = 64,
+    seed: int = 0,
+    loss: str | losses.Loss = "softmax_cross_entropy",
+    measure: Sequence[str | metrics.Metric] | None = None,
+    optimizer: Optimizer | None = None,
+    clip: ClipGlobalNorm | None = None,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    threads: int | None = None,
+    provider: str = "cpu",
+    engine: str = "ort",
+    checkpoint_s: float = 15.0,
+    log_every: int = 50,
+    progress: bool = True,
+) -> Run:
+    """Train `model` on `data`; the model itself stays as it is.
+
+        run = mx.fit(model, mx.data.mnist("train"), validation=mx.data.mnist("test"), epochs=3, out="runs/lenet")
+
+    validation: evaluated after each epoch; the best epoch is the one best by the first metric on it, or, without it,
+    by the mean training loss.
+    epochs: passes over the data.   batch_size: samples a step.
+    seed: what the order of the samples and dropout are drawn from.
+    loss: what to make small, by name or a Loss.   measure: metrics beside it; by default the one that goes with it.
+    optimizer: Adam with its defaults.   clip: how gradients are clipped, for example mx.clip_global_norm(1.0).
+    out: a folder for the run, from which `mx.resume` goes on.
+    overwrite: a run that is in that folder is deleted, and nothing else there.
+    threads: worker threads inside an operator; by default the cores that this process may use.
+    provider: "cpu", "cuda", or "cuda_tf32".   engine: "ort", or "ort-training" for the retired onnxruntime-training.
+    checkpoint_s: seconds between checkpoints; one is written at the end of every epoch too.
+    log_every: steps between the lines of metrics.jsonl.   progress: whether to show it on stderr.
+    Raises DataError where data and model do not fit, UsageError for an option out of its range, GradientError,
+    CheckpointError where `out` holds a run, TrainingError when the loss is not a number, StoppedError after Ctrl-C.
+    """
+    plan = Plan(epochs, batch_size, seed, loss, measure, threads, provider, engine, checkpoint_s, log_every)
+    optimizer = Adam() if optimizer is None else optimizer
+    _check_kinds(model, data, validation, optimizer, clip)
+    return start(
+        model,
+        data,
+        plan,
+        validation=validation,
+        optimizer=optimizer,
+        clip=clip,
+        out=out,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def resume(
+    folder: str | os.PathLike[str],
+    data: Dataset | None = None,
+    *,
+    validation: Dataset | None = None,
+    loss: str | losses.Loss | None = None,
+    measure: Sequence[str | metrics.Metric] | None = None,
+    checkpoint_s: float = 15.0,
+    log_every: int = 50,
+    progress: bool = True,
+) -> Run:
+    """Go on with the run in `folder` from its newest checkpoint, to the same bytes as if it had never stopped.
+
+        run = mx.resume("runs/lenet", mx.data.mnist("train"), validation=mx.data.mnist("test"))
+
+    data, validation: those that the run was started with. A run of `onnxmx train` needs no more than its folder.
+    loss, measure: where `fit` was given a Loss or metrics of one's own; the rest is kept with the run.
+    checkpoint_s, log_every, progress: as in `fit`; log_every must be that of the run for the same metrics.jsonl.
+    Raises CheckpointError where there is no run, its checkpoint is damaged, another process trains there, or data or
+    settings are not those of the run.
+    """
+    run = RunDirectory(folder)
+    if data is None and (run.config.is_file() or not run.started):
+        return resume_run(folder, progress=progress)
+    if not isinstance(data, Dataset):
+        raise UsageError(
+            f"{run.path} expected the data that the run was started with; found {type(data).__name__}",
+            mend=f"For example {run.resumption}, with validation=... where it had that.",
+        )
+    if not run.started:
+        raise CheckpointError(f"{run.path} expected a run that has started; found none", mend="Train it by fit first.")
+    made = run.identity()
+    kept = {name: made[name] for name in ("epochs", "batch_size", "seed", "threads", "provider", "engine")}
+    name = load(run.last).metadata.get(LOSS, "")
+    plan = Plan(loss=loss or name, measure=measure, checkpoint_s=checkpoint_s, log_every=log_every, **kept)
+    return go_on(folder, data, validation, plan, progress=progress)
+
+
+def _check_kinds(model: Any, data: Any, validation: Any, optimizer: Any, clip: Any) -> None:
+    """Raises UsageError for what is easily given in place of what `fit` takes."""
+    rows = (
+        ("a model", model, isinstance(model, Model), "Build it first: layer.build(x=('batch', 784))."),
+        ("a dataset", data, isinstance(data, Dataset), _ARRAYS),
+        ("validation data", validation, validation is None or isinstance(validation, Dataset), _ARRAYS),
+        ("an optimizer", optimizer, hasattr(optimizer, "slots"), "For example mx.Adam(lr=1e-3)."),
+        ("a clipping", clip, clip is None or callable(clip), "For example mx.clip_global_norm(1.0)."),
+    )
+    for what, found, fits, mend in rows:
+        if not fits:
+            raise UsageError(f"fit expected {what}; found {type(found).__name__}", mend=mend)
+
+
+_ARRAYS = "Make one of arrays: mx.data.Dataset.from_arrays(x, labels)."
