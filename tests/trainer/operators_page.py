@@ -18,6 +18,7 @@ from typing import Any
 from onnxmx.trainer.autodiff.registry import RULES, Refusal
 from tests.trainer.node_tests import FAILED, NEWER, NOT_SMOOTH, PASSED, Result, check_all
 from tests.trainer.test_rules import CASES
+from tests.trainer.test_second_order import EXCEPTIONS
 
 RESULTS = Path(__file__).with_name("node_tests.json")
 _HEAD = """\
@@ -33,6 +34,9 @@ A rule is proved by rows of a table (`tests/trainer/test_rules.py`), each compar
 ONNX Runtime, and by the official node tests that ship with the `onnx` package (`tests/trainer/node_tests.py`): each is
 differentiated with respect to all its float inputs, and compared with central differences in float64 on onnx.reference
 where that gives the test's own outputs, in float32 on ONNX Runtime otherwise. Inputs on a kink are moved off it.
+
+**Again**: the same rows prove that the gradient has a gradient (`tests/trainer/test_second_order.py`), on either side
+of a kink where there is one.
 """
 
 
@@ -97,10 +101,11 @@ def render(summary: Summary) -> str:
         status, what = _described(RULES[name])
         good, total = summary.by_operator.get(name, (0, 0))
         tests = f"{good} of {total}" if total else ""
-        lines.append((f"`{name}`", status, what, str(rows[name] or ""), tests))
+        again = EXCEPTIONS.get(name, "yes" if rows[name] else "")
+        lines.append((f"`{name}`", status, what, again, str(rows[name] or ""), tests))
     counts = Counter(line[1] for line in lines)
     said = f"{counts['rule']} have a rule, {counts['zero']} are zero, {counts['refused']} are refused.\n"
-    table = _table(("operator", "status", "formula, or why not", "rows", "node tests that pass"), lines)
+    table = _table(("operator", "status", "formula, or why not", "again", "rows", "node tests that pass"), lines)
     by_reason: defaultdict[str, list[str]] = defaultdict(list)
     for test, why in summary.exceptions.items():
         by_reason[why].append(test.removeprefix("test_"))

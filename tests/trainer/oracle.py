@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,12 +9,11 @@ import numpy as np
 import onnx
 import onnx.reference
 import onnx_ir as ir
-from onnx.reference.op_run import OpRun
 
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.session import open_session
 from onnxmx.trainer.autodiff import gradients
-from tests.recurrent import GRU, LSTM, RNN, Loop, Scan
+from tests.trainer.better_operators import BETTER
 
 Array = np.ndarray[Any, Any]
 Make = Callable[..., Value]
@@ -27,19 +25,9 @@ def loss_and_gradients(make: Make, arrays: Sequence[Array], symbolic: str | None
     The weights differ from element to element, so that a gradient put in the wrong place shows.
     symbolic: a name for the first dimension of every input whose first dimension is that of the first one.
     """
-    g = GraphBuilder()
-    xs = []
-    for k, array in enumerate(arrays):
-        dims: list[Any] = list(array.shape)
-        if symbolic and dims and dims[0] == arrays[0].shape[0]:
-            dims[0] = symbolic
-        xs.append(g.input(f"x{k}", dims, ir.DataType.from_numpy(array.dtype)))
-    y = make(g, *xs)
-    weights = g.sin(
-        g.cast_like(g.range(np.float32(1), g.cast(g.op("Size", y), ir.DataType.FLOAT) + 1.0, np.float32(1)), y)
-    )
-    loss = g.reduce_sum(g.mul(g.reshape(y, [-1]), weights), keepdims=False)
-    floats = [x for x in xs if x.dtype is not None and x.dtype.is_floating_point()]
+    g, xs = _inputs(arrays, symbolic)
+    loss = _weighted_sum(g, make(g, *xs), g.sin)
+    floats = _floats(xs)
     g.output(loss, "loss")
     for x, dx in zip(floats, gradients(g, loss, floats), strict=True):
         assert dx is not None, f"no gradient reached {x.name}"
@@ -49,27 +37,46 @@ def loss_and_gradients(make: Make, arrays: Sequence[Array], symbolic: str | None
     return proto
 
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])
+def slope_and_gradients(make: Make, arrays: Sequence[Array]) -> onnx.ModelProto:
+    """A graph of a weighted sum of the gradients of a loss, and its gradient: a gradient of a gradient.
+
+    The loss is quadratic in y = make(*inputs), so that dy depends on the inputs too.
+    """
+    g, xs = _inputs(arrays, None)
+    y = g.reshape(make(g, *xs), [-1])
+    loss = _weighted_sum(g, g.add(y, g.mul(g.mul(y, y), 0.5)), g.sin)
+    floats = _floats(xs)
+    first = [dx for dx in gradients(g, loss, floats) if dx is not None]
+    assert len(first) == len(floats)
+    slope = g.sum(*(_weighted_sum(g, dx, g.cos) for dx in first))
+    g.output(slope, "loss")
+    for x, dx in zip(floats, gradients(g, slope, floats), strict=True):
+        g.output(g.mul(x, 0.0) if dx is None else dx, f"d{x.name}")
+    for node in reversed(list(g.graph)):  # onnx-ir's own pass unnames unused outputs, and the reference keeps those
+        if not any(y.uses() or y.is_graph_output() for y in node.outputs):
+            g.graph.remove(node, safe=True)
+    proto = ir.to_proto(g.model())
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
 
 
-class Erf(OpRun):
-    """The reference's own Erf rounds to float32, which is too coarse for finite differences."""
-
-    def _run(self, x: Array) -> tuple[Array]:
-        return (_erf(x).astype(x.dtype),)
-
-
-class Gelu(OpRun):
-    """As Erf."""
-
-    def _run(self, x: Array, approximate: str | None = None) -> tuple[Array]:
-        if approximate == "tanh":
-            return (x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),)
-        return ((x / 2 * (1 + _erf(x / math.sqrt(2)))).astype(x.dtype),)
+def _inputs(arrays: Sequence[Array], symbolic: str | None) -> tuple[GraphBuilder, list[Value]]:
+    g, xs = GraphBuilder(), []
+    for k, array in enumerate(arrays):
+        dims: list[Any] = list(array.shape)
+        if symbolic and dims and dims[0] == arrays[0].shape[0]:
+            dims[0] = symbolic
+        xs.append(g.input(f"x{k}", dims, ir.DataType.from_numpy(array.dtype)))
+    return g, xs
 
 
-BETTER = [Erf, Gelu, RNN, LSTM, GRU, Scan, Loop]
-"""What the reference runtime gets wrong or does not know, as its definition reads."""
+def _floats(xs: Sequence[Value]) -> list[Value]:
+    return [x for x in xs if x.dtype is not None and x.dtype.is_floating_point()]
+
+
+def _weighted_sum(g: GraphBuilder, y: Value, wave: Callable[[Value], Value]) -> Value:
+    numbers = g.range(np.float32(1), g.cast(g.op("Size", y), ir.DataType.FLOAT) + 1.0, np.float32(1))
+    return g.reduce_sum(g.mul(g.reshape(y, [-1]), wave(g.cast_like(numbers, y))), keepdims=False)
 
 
 def finite_difference_error(make: Make, arrays: Sequence[Array]) -> float:
@@ -87,6 +94,17 @@ def piecewise_linear_error(make: Make, arrays: Sequence[Array], h: float) -> flo
     arrays = [a.astype(np.float32) for a in arrays]
     session = open_session(loss_and_gradients(make, arrays).SerializeToString(), threads=1)
     return _directional_error(lambda values: session.run(None, _feeds(values)), arrays, h)
+
+
+def second_order_error(make: Make, arrays: Sequence[Array], step: float | None) -> float:
+    """As the two above for the gradient of a gradient; on ONNX Runtime in float32 where a step is given."""
+    arrays = [a.astype(np.float32 if step else np.float64) if a.dtype.kind == "f" else a for a in arrays]
+    proto = slope_and_gradients(make, arrays)
+    if step:
+        session = open_session(proto.SerializeToString(), threads=1)
+    else:
+        session = onnx.reference.ReferenceEvaluator(proto, new_ops=BETTER)
+    return _directional_error(lambda values: session.run(None, _feeds(values)), arrays, step or 1e-5)
 
 
 def _directional_error(run: Callable[[Sequence[Array]], list[Array]], arrays: Sequence[Array], h: float) -> float:

@@ -21,9 +21,7 @@ from tests.trainer.rule_case import Case, Shape, computed
 
 
 def conv(shapes: tuple[Shape, ...], **attributes: Any) -> Case:
-    # onnx.reference 1.23 mixes up groups of more than one channel in ConvTranspose. Bilinear: any step is exact.
-    wrong = attributes.get("group", 1) > 1 and shapes[1][1] > 1
-    return Case("Conv", shapes, attributes, step=0.5 if wrong else None)
+    return Case("Conv", shapes, attributes)
 
 
 def axes(operator: str, shape: Shape, along: list[int] | None, **attributes: Any) -> Case:

@@ -40,7 +40,8 @@ def matmul(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     if rank(a) == 1 or rank(b) == 1:
         return _vector_matmul(g, a, b, dy)
     da = unbroadcast(g, g.matmul(dy, _transposed(g, b)), a)
-    if rank(b) == 2 and rank(a) > 2:
+    sizes = list(b.shape or ())
+    if len(sizes) == 2 and rank(a) > 2 and all(isinstance(d, int) for d in sizes):
         # One large product instead of a batch of small ones that is summed afterwards.
         n, units = static(b, 0), static(b, 1)
         return da, g.gemm(g.reshape(a, [-1, n]), g.reshape(dy, [-1, units]), transA=1)

@@ -72,21 +72,40 @@ def _batch_norm_in_training(
 
 
 @gradient("BatchNorm", domain=DOMAIN)
-def batch_norm(g: GraphBuilder, node: ir.Node, dy: ir.Value, *_: Any) -> Any:
+def batch_norm(
+    g: GraphBuilder,
+    node: ir.Node,
+    dy: ir.Value | None,
+    dmean: ir.Value | None = None,
+    dvar: ir.Value | None = None,
+    dinv: ir.Value | None = None,
+) -> Any:
     """dx = scale / std * (dy - mean(dy) - xh * mean(dy * xh));  dscale = sum(dy * xh);  dbias = sum(dy)
 
-    xh = (x - mean) / std, where mean and std are the batch's own and so depend on x.
+    xh = (x - mean) / std, where mean and std are the batch's own and so depend on x. Where the statistics are read too,
+    as the gradient itself does: dx = dmean / n + (x - mean) (2 dvar - dinv / std^3) / n, dinv that of 1 / std.
     Source: Ioffe & Szegedy 2015, section 3.
     """
     x, scale, _bias = (v for v in node.inputs if v is not None)
     _y, mean, _var, inverse_std = node.outputs
     count = g.count(x, [k for k in range(rank(x)) if k != 1])
     centered = g.sub(x, _by_channel(g, mean, x))
-    dbias = _over_batch(g, dy)
-    dscale = g.mul(_over_batch(g, g.mul(dy, centered)), inverse_std)
-    slope = g.div(g.mul(dscale, inverse_std), count)
-    inner = g.sub(g.sub(dy, _by_channel(g, g.div(dbias, count), x)), g.mul(centered, _by_channel(g, slope, x)))
-    return g.mul(inner, _by_channel(g, g.mul(scale, inverse_std), x)), dscale, dbias
+    parts: list[ir.Value] = []
+    dscale = dbias = None
+    if dy is not None:
+        dbias = _over_batch(g, dy)
+        dscale = g.mul(_over_batch(g, g.mul(dy, centered)), inverse_std)
+        slope = g.div(g.mul(dscale, inverse_std), count)
+        inner = g.sub(g.sub(dy, _by_channel(g, g.div(dbias, count), x)), g.mul(centered, _by_channel(g, slope, x)))
+        parts.append(g.mul(inner, _by_channel(g, g.mul(scale, inverse_std), x)))
+    if dmean is not None:
+        parts.append(g.expand_like(_by_channel(g, g.div(dmean, count), x), x))
+    if dvar is not None:
+        parts.append(g.mul(centered, _by_channel(g, g.div(g.mul(dvar, 2.0), count), x)))
+    if dinv is not None:
+        cube = g.mul(g.mul(inverse_std, inverse_std), inverse_std)
+        parts.append(g.neg(g.mul(centered, _by_channel(g, g.div(g.mul(dinv, cube), count), x))))
+    return g.sum(*parts), dscale, dbias
 
 
 @gradient("LayerNormalization")

@@ -7,6 +7,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.trainer.autodiff.constants import numbers
 from onnxmx.trainer.autodiff.registry import gradient, zero_gradient
 from onnxmx.trainer.autodiff.shapes import axes_of
 
@@ -16,8 +17,14 @@ zero_gradient("ArgMax", "ArgMin")
 @gradient("ReduceSum")
 def reduce_sum(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy, for every element that was summed"""
-    x, axes = _reduced(node)
-    return g.expand_like(_kept(g, node, axes, dy), x)
+    x, axes, *_ = [*node.inputs, None]
+    assert x is not None
+    if axes is None or numbers(axes) is not None:
+        return g.expand_like(_kept(g, node, axes_of(node, x), dy), x)
+    if not node.attributes.get_int("keepdims", 1):
+        how = node.attributes.get_int("noop_with_empty_axes", 0)
+        dy = g.reshape(dy, g.op("Shape", g.op("ReduceSum", x, axes, noop_with_empty_axes=how)))
+    return g.expand_like(dy, x)
 
 
 @gradient("ReduceMean")
