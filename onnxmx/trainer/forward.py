@@ -16,6 +16,7 @@ from onnxmx.builder.graph import GraphBuilder
 from onnxmx.builder.metadata import CHECKPOINT, SOURCE
 from onnxmx.builder.model import Model
 from onnxmx.errors import GraphError, ShapeError
+from onnxmx.trainer.autodiff.rules.recurrence import time_major
 from onnxmx.trainer.functions import BatchNorm, Dropout
 
 Values = Mapping[str, ir.Value]
@@ -190,4 +191,15 @@ def _batch_norm(training: Training, node: ir.Node, inputs: Sequence[ir.Value | N
     return [y]
 
 
-_REWRITES: dict[str, Rewrite] = {"Dropout": _dropout, "BatchNormalization": _batch_norm}
+def _recurrent(training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value]:
+    """ONNX Runtime's CPU kernels refuse a batch that comes first."""
+    if node.attributes.get_int("layout", 0):
+        return time_major(training.g, *inputs, node=node)
+    return training.g.copy(node, inputs)
+
+
+_REWRITES: dict[str, Rewrite] = {
+    "Dropout": _dropout,
+    "BatchNormalization": _batch_norm,
+    **dict.fromkeys(("RNN", "LSTM", "GRU"), _recurrent),
+}

@@ -66,7 +66,7 @@ def randomized(model: Model) -> Model:
 
 RELU = recurrent.rnn_step(lambda x: np.maximum(x, 0))
 TANH = recurrent.rnn_step(np.tanh)
-LSTM = recurrent.lstm_step
+LSTM = recurrent.lstm_step()
 H0 = RANDOM.normal(size=(4, 3, 5)).astype(np.float32)
 STATIC = {"x": ("batch", 5, 6)}
 

@@ -18,6 +18,7 @@ class Case:
 
     low: the smallest input.   avoid: a kink that inputs keep 0.05 away from.   distinct: no two inputs are near.
     step: where onnx.reference is wrong, the step of finite differences on ONNX Runtime instead.
+    runtime: whether ONNX Runtime has the operator in this form.
     make: how to build it where inputs and attributes alone do not say.
     """
 
@@ -30,6 +31,7 @@ class Case:
     distinct: bool = False
     label: str = ""
     step: float | None = None
+    runtime: bool = True
 
     def arrays(self) -> list[np.ndarray[Any, Any]]:
         random = np.random.default_rng(len(self.operator))

@@ -15,7 +15,7 @@ from onnxmx.builder.session import open_session
 from onnxmx.trainer.autodiff import RULES
 from onnxmx.trainer.autodiff.registry import Refusal
 from onnxmx.trainer.functions import BatchNorm, Dropout
-from tests.trainer import rows_control, rows_operators, rows_regions, rows_space, rule_rows
+from tests.trainer import rows_control, rows_operators, rows_recurrent, rows_regions, rows_space, rule_rows
 from tests.trainer.oracle import finite_difference_error, loss_and_gradients, piecewise_linear_error, runtime_error
 from tests.trainer.rule_case import Case, Shape, computed
 
@@ -68,37 +68,6 @@ def split(shape: Shape, sizes: list[int], axis: int, use: list[int]) -> Case:
         return g.concat([parts[k] for k in use], axis)
 
     return Case("Split", (shape,), make=make, label=f"{sizes}{axis}{use}")
-
-
-GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
-
-
-def recurrent(
-    operator: str,
-    direction: str = "forward",
-    lengths: list[int] | None = None,
-    *,
-    bias: bool = True,
-    initial: bool = True,
-    read: tuple[int, ...] = (0, 1),
-    time: int = 4,
-    **attributes: Any,
-) -> Case:
-    """time steps, 3 samples, 2 features, 5 units. read: which outputs the result depends on."""
-    d, gates, states = 1 + (direction == "bidirectional"), GATES[operator], 1 + (operator == "LSTM")
-    shapes: list[Shape] = [(time, 3, 2), (d, gates * 5, 2), (d, gates * 5, 5)]
-    shapes += [(d, 2 * gates * 5)] * bias + [(d, 3, 5)] * (states * initial)
-
-    def make(g: Any, x: Any, w: Any, r: Any, *rest: Any) -> Any:
-        rest = list(rest)
-        b = rest.pop(0) if bias else None
-        n = None if lengths is None else np.array(lengths, np.int32)
-        ys = g.ops(operator, x, w, r, b, n, *rest, outputs=1 + states, direction=direction, hidden_size=5, **attributes)
-        return g.concat([g.reshape(ys[k], [-1]) for k in read], 0)
-
-    return Case(
-        operator, tuple(shapes), make=make, label=f"{direction}{lengths}{bias}{initial}{read}{time}{attributes}"
-    )
 
 
 CASES = [
@@ -183,21 +152,9 @@ CASES = [
     cut((4, 7), [1, -5], [3, 6], [0, 1], unknown=True),
     split((4, 6), [2, 3, 1], 1, [0, 1, 2]),
     split((4, 6), [2, 3, 1], -1, [2]),
-    *(recurrent(o, d, n) for o in GATES for d in ("forward", "reverse", "bidirectional") for n in (None, [2, 4, 1])),
-    *(recurrent(o, "bidirectional", [3, 4, 2], linear_before_reset=1) for o in ("GRU",)),
-    recurrent("GRU", linear_before_reset=1),
-    *(recurrent(o, bias=False, initial=False, read=(1,)) for o in GATES),
-    recurrent("GRU", bias=False, initial=False, read=(0,), linear_before_reset=1),
-    *(recurrent(o, "reverse", read=(0,)) for o in GATES),
-    *(recurrent(o, time=1) for o in GATES),
-    recurrent("LSTM", "bidirectional", [2, 4, 1], read=(0, 1, 2)),
-    recurrent("LSTM", read=(2,)),
-    recurrent("RNN", activations=["Sigmoid"]),
-    recurrent("RNN", "bidirectional", activations=["Sigmoid", "Sigmoid"]),
-    recurrent("RNN", activations=["Relu"]),
 ]  # fmt: skip
 
-_TABLES = (rule_rows, rows_control, rows_operators, rows_regions, rows_space)
+_TABLES = (rule_rows, rows_control, rows_operators, rows_recurrent, rows_regions, rows_space)
 CASES.extend(case for table in _TABLES for case in table.CASES)
 
 
@@ -209,7 +166,7 @@ def test_finite_differences(case: Case) -> None:
         assert piecewise_linear_error(case.build, case.arrays(), case.step) < 2e-3
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.step is None], ids=str)
+@pytest.mark.parametrize("case", [c for c in CASES if c.step is None and c.runtime], ids=str)
 def test_runtime_agrees(case: Case) -> None:
     assert runtime_error(case.build, case.arrays()) < 1e-5
 
@@ -218,8 +175,11 @@ def test_runtime_agrees(case: Case) -> None:
 SYMBOLIC = [
     c
     for c in CASES
-    if len(c.shapes[0]) > 1 and c.step is None and c.operator not in ("Reshape", "Expand", "MatMul", "Gemm")
-    if not (c.operator in ("Conv", *GATES) and c.shapes[0][0] == c.shapes[1][0])
+    if len(c.shapes[0]) > 1
+    and c.step is None
+    and c.runtime
+    and c.operator not in ("Reshape", "Expand", "MatMul", "Gemm")
+    if not (c.operator in ("Conv", *rows_recurrent.GATES) and c.shapes[0][0] == c.shapes[1][0])
 ]
 
 

@@ -11,6 +11,7 @@ Source: Appleyard et al. 2016 (batching over time), applied to the backward pass
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,10 @@ import onnx_ir as ir
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.ops import FLOAT, INT32, INT64
 from onnxmx.builder.scan import scan
-from onnxmx.errors import GradientError
+from onnxmx.trainer.autodiff.backward import through
 from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.rules.indexing import zeros
+from onnxmx.trainer.autodiff.rules.recurrence import DEFAULTS, stepwise, time_major
 from onnxmx.trainer.autodiff.shapes import static
 
 MaybeValue = ir.Value | None
@@ -81,7 +83,10 @@ CellRule = Callable[[GraphBuilder, ir.Node, Direction], CellGradient]
 
 def recurrent(g: GraphBuilder, node: ir.Node, dys: Sequence[MaybeValue], states: int, cell: CellRule) -> Any:
     """The gradients of a recurrent node's inputs, from those of one cell in each direction."""
-    _refuse_what_is_not_covered(node)
+    if node.attributes.get_int("layout", 0):
+        return through(g, node, dys, functools.partial(time_major, node=node))
+    if _is_rare(node):
+        return through(g, node, dys, functools.partial(stepwise, node=node))
     directions = _directions(g, node, dys, states)
     found = [cell(g, node, d) for _, d in directions]
     dxs = [g.matmul(c.dzx, d.w) for c, (_, d) in zip(found, directions, strict=True)]
@@ -187,27 +192,6 @@ def _stacked(g: GraphBuilder, parts: Sequence[Value]) -> Value:
     return stacked[0] if len(stacked) == 1 else g.concat(stacked, 0)
 
 
-_DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
-
-
-def _refuse_what_is_not_covered(node: ir.Node) -> None:
-    default = [a.lower() for a in _DEFAULTS[node.op_type]]
-    given = [a.lower() for a in node.attributes.get_strings("activations", ())]
-    every = default * (len(given) // len(default))  # a bidirectional node names those of each direction
-    odd = {
-        "clip": "clip" in node.attributes,
-        "input_forget": bool(node.attributes.get_int("input_forget", 0)),
-        "layout=1": bool(node.attributes.get_int("layout", 0)),
-        "peepholes": len(node.inputs) > 7 and node.inputs[7] is not None,
-        f"activations={given}": node.op_type != "RNN" and given != every,
-    }
-    if names := [name for name, present in odd.items() if present]:
-        raise GradientError(
-            f"the gradient of {node.op_type} in {node.name!r} is not written for {', '.join(names)}",
-            mend="Export the model without it, or freeze the layers before it and the layer itself.",
-        )
-
-
 _SLOPES: dict[str, Callable[[GraphBuilder, ir.Value], Value]] = {
     "tanh": lambda g, y: g.sub(1.0, g.mul(y, y)),
     "sigmoid": lambda g, y: g.mul(y, g.sub(1.0, y)),
@@ -215,17 +199,26 @@ _SLOPES: dict[str, Callable[[GraphBuilder, ir.Value], Value]] = {
 }
 
 
+def _is_rare(node: ir.Node) -> bool:
+    """Whether a node has what the quick rules do not cover."""
+    default = [a.lower() for a in DEFAULTS[node.op_type]]
+    given = [a.lower() for a in node.attributes.get_strings("activations", ())]
+    if node.op_type == "RNN":
+        usual = not given or (len(set(given)) == 1 and given[0] in _SLOPES)
+    else:  # a bidirectional node names those of each direction
+        usual = given == default * (len(given) // len(default))
+    peepholes = len(node.inputs) > 7 and node.inputs[7] is not None
+    clips = node.attributes.get_float("clip", 0.0) > 0
+    return not usual or peepholes or clips or bool(node.attributes.get_int("input_forget", 0))
+
+
 @gradient("RNN")
 def rnn(g: GraphBuilder, node: ir.Node, *dys: MaybeValue) -> Any:
     """h[t] = f(z[t]), z[t] = W x[t] + R h[t-1] + b:  dz[t] = dh[t] * f'(z[t]);  dh[t-1] = dy[t-1] + R^T dz[t]"""
-    activations = [a.lower() for a in node.attributes.get_strings("activations", ("Tanh",))]
-    if len(set(activations)) != 1 or activations[0] not in _SLOPES:
-        raise GradientError(
-            f"the gradient of RNN in {node.name!r} is written for {', '.join(_SLOPES)}; found {activations}",
-        )
+    activation = node.attributes.get_strings("activations", ("Tanh",))[0].lower()
 
     def cell(g: GraphBuilder, node: ir.Node, d: Direction) -> CellGradient:
-        slope = d.only_within(g, _SLOPES[activations[0]](g, d.y))
+        slope = d.only_within(g, _SLOPES[activation](g, d.y))
 
         def step(b: GraphBuilder, state: Any, element: Any) -> Any:
             dh = b.add(state[0], element[1]) if d.dy is not None else state[0]
