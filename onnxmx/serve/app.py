@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from importlib.metadata import version as installed_version
 from typing import Any
 
 import orjson
@@ -18,12 +17,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from onnxmx import __version__
 from onnxmx.serve.protocol import load_json
 from onnxmx.serve.repository import Repository
 from onnxmx.serve.tensors import RequestError
 
 LINGER_S = 1.0
 """How long to go on reading, and discarding, a body that was refused."""
+
+Take = Callable[[int, bool], None]
 
 log = logging.getLogger("onnxmx.serve")
 
@@ -33,16 +35,29 @@ class Limits:
     """What one request, and all of them together, may take.
 
     body_bytes: the largest body; read_s: seconds for a whole body to arrive, since a limit on pauses alone lets one
-    byte a second hold a connection for ever; in_flight: infer requests being read, waiting or running.
+    byte a second hold a connection for ever; in_flight: infer requests being read, waiting or running; in_flight_bytes:
+    of their bodies together, as far as they have arrived.
     """
 
     body_bytes: int = 64 << 20
     read_s: float = 60.0
     in_flight: int = 512
+    in_flight_bytes: int = 512 << 20
 
 
 class BodyRefusedError(RequestError):
     """The rest of this request's body is not wanted."""
+
+    rest = True
+    """Whether there is a rest."""
+
+
+class BusyError(BodyRefusedError):
+    """Too much is in flight already: the same request may be answered later."""
+
+    def __init__(self, problem: str, *, rest: bool = True) -> None:
+        super().__init__(f"{problem}; try later", status=503)
+        self.rest = rest
 
 
 class LingeringResponse(Response):
@@ -64,8 +79,8 @@ class LingeringResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """The whole body.
+async def read_body(request: Request, limits: Limits, take: Take = lambda size, more: None) -> bytes:
+    """The whole body.  take: told the size of each part as it arrives, and whether more will; it may refuse it.
 
     Raises RequestError: 413 over the limit, by Content-Length before reading or while a chunked body streams in;
     408 when it does not arrive in time; 415 for a compressed one.
@@ -90,6 +105,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
                 size, more = size + len(chunks[-1]), event.get("more_body", False)
                 if size > limits.body_bytes:
                     raise _too_large(limits) if more else RequestError(_too_large(limits).problem, status=413)
+                take(len(chunks[-1]), more)
     except TimeoutError:
         raise BodyRefusedError(
             f"expected the whole body within {limits.read_s:g} s, found {size} bytes", status=408
@@ -106,7 +122,7 @@ class Endpoints:
 
     def __init__(self, repository: Repository, executor: Executor, limits: Limits) -> None:
         self.repository, self.executor, self.limits = repository, executor, limits
-        self.in_flight = 0
+        self.in_flight = self.in_flight_bytes = 0
 
     async def infer(self, request: Request) -> Response:
         """Runs a model.  Decoding and encoding happen on the model's thread too: a large body takes long to parse."""
@@ -114,15 +130,26 @@ class Endpoints:
         if "inference-header-content-length" in request.headers:
             raise BodyRefusedError("the binary tensor extension is not supported; send tensors as JSON")
         if self.in_flight >= self.limits.in_flight:
-            raise BodyRefusedError(f"{self.in_flight} requests are in flight, the most allowed; try later", status=503)
+            raise BusyError(f"{self.in_flight} requests are in flight, the most allowed")
         self.in_flight += 1
+        taken = 0
+
+        def take(size: int, more: bool) -> None:
+            nonlocal taken
+            if self.in_flight_bytes + size > self.limits.in_flight_bytes:
+                others = self.in_flight_bytes - taken
+                raise BusyError(f"requests of {others} bytes are in flight, and this one is too much", rest=more)
+            self.in_flight_bytes += size
+            taken += size
+
         try:
-            body = await read_body(request, self.limits)
+            body = await read_body(request, self.limits, take)
             answer = await asyncio.get_running_loop().run_in_executor(self.executor, runner.answer, body)
         except asyncio.CancelledError:  # only a stop whose grace period has passed cancels requests
             raise RequestError("the server is stopping", status=503) from None
         finally:
             self.in_flight -= 1
+            self.in_flight_bytes -= taken
         return Response(answer, media_type="application/json")
 
     async def live(self, request: Request) -> Response:
@@ -137,7 +164,7 @@ class Endpoints:
 
     async def server_metadata(self, request: Request) -> Response:
         """Who answers."""
-        return _json({"name": "onnxmx", "version": installed_version("onnxmx"), "extensions": []})
+        return _json({"name": "onnxmx", "version": __version__, "extensions": []})
 
     async def model_metadata(self, request: Request) -> Response:
         """What a model takes and gives."""
@@ -188,8 +215,9 @@ def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = 
 async def _request_error(request: Request, error: RequestError) -> Response:
     if error.status == 500:
         log.error("%s %s: %s", request.method, request.url.path, error)
-    kind = LingeringResponse if isinstance(error, BodyRefusedError) else Response
-    return kind(orjson.dumps({"error": str(error)}), error.status, media_type="application/json")
+    kind = LingeringResponse if isinstance(error, BodyRefusedError) and error.rest else Response
+    headers = {"Retry-After": "1"} if isinstance(error, BusyError) else None
+    return kind(orjson.dumps({"error": str(error)}), error.status, headers, media_type="application/json")
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

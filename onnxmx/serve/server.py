@@ -31,6 +31,7 @@ def serve(
     threads: int = 1,
     read_timeout_s: float = 60.0,
     max_in_flight: int = 512,
+    max_in_flight_bytes: int | None = None,
     grace_s: float = 10.0,
 ) -> None:
     """Answers Open Inference Protocol v2 requests until SIGTERM or SIGINT; then it returns.
@@ -40,6 +41,7 @@ def serve(
     threads: intra-op threads of one request. cores // threads requests run at once: more would only make them wait
     for each other inside their operators.
     read_timeout_s: how long a request's body may take to arrive.  max_in_flight: past it, requests get 503.
+    max_in_flight_bytes: of all bodies together, by default eight of the largest; past it, requests get 503.
     grace_s: how long a stop waits for requests in flight before it ends them.
 
     Raises MissingExtraError, UsageError (a value out of range, nothing to serve), ModelFileError (a damaged file),
@@ -52,11 +54,16 @@ def serve(
     _check("threads", threads, 1, available)
     _check("max_body_bytes", max_body_bytes, 1, None)
     _check("max_in_flight", max_in_flight, 1, None)
+    if max_in_flight_bytes is None:
+        max_in_flight_bytes = 8 * max_body_bytes
+    _check("max_in_flight_bytes", max_in_flight_bytes, max_body_bytes, None)
 
     from onnxmx.serve.app import Limits, create_app
     from onnxmx.serve.repository import Repository
 
-    limits = Limits(body_bytes=max_body_bytes, read_s=read_timeout_s, in_flight=max_in_flight)
+    limits = Limits(
+        body_bytes=max_body_bytes, read_s=read_timeout_s, in_flight=max_in_flight, in_flight_bytes=max_in_flight_bytes
+    )
     with contextlib.closing(_bind(host, port)) as listener:  # before loading: a taken port shows at once
         repository = Repository.open(Path(path), threads=threads)
         callers = max(1, available // threads)

@@ -116,10 +116,32 @@ def test_more_requests_than_allowed_in_flight_are_sent_away(slow_model: Path) ->
         first = pool.submit(client.post, "/v2/models/slow/infer", content=slow_body(SLOW))
         wait_until_running(server)
         second = client.post("/v2/models/slow/infer", content=slow_body(1))
-        assert second.status_code == 503
+        assert (second.status_code, second.headers["retry-after"]) == (503, "1")
         assert second.json()["error"].startswith("1 requests are in flight")
         assert first.result().status_code == 200
         assert client.post("/v2/models/slow/infer", content=slow_body(1)).status_code == 200
+
+
+def test_more_bytes_than_allowed_in_flight_are_sent_away(mlp_model: Path) -> None:
+    body = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}).encode()
+    url, full = "/v2/models/mlp/infer", body + b" " * (4000 - len(body))
+    with Server(mlp_model, max_body_bytes=4000, max_in_flight_bytes=6000) as server, server.client() as client:
+        with socket.create_connection(("127.0.0.1", server.port)) as half:
+            half.sendall(HEAD + b"Content-Length: 4000\r\n\r\n" + full[:3900])
+            deadline = time.monotonic() + 10
+            while (refused := client.post(url, content=full)).status_code == 200 and time.monotonic() < deadline:
+                time.sleep(0.01)  # the half has not arrived yet
+            for answer in (refused, client.post(url, content=iter([full[:3000], full[3000:]]))):
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+                assert (
+                    answer.json()["error"]
+                    == "requests of 3900 bytes are in flight, and this one is too much; try later"
+                )
+            assert client.post(url, content=body).status_code == 200  # a small one fits
+            half.sendall(full[3900:])
+            assert b" 200 " in half.recv(65536)
+        for _ in range(3):  # what was refused or answered is given back
+            assert client.post(url, content=full).status_code == 200
 
 
 HEAD = b"POST /v2/models/mlp/infer HTTP/1.1\r\nHost: x\r\n"
@@ -188,6 +210,12 @@ def test_what_keeps_a_server_from_starting(tmp_path: Path, mlp_model: Path) -> N
         (UsageError, "expected port from 0 to 65535, found 65536", mlp_model, {"port": 65536}),
         (UsageError, "expected threads from 1 to", mlp_model, {"threads": cores() + 1}),
         (UsageError, "expected max_body_bytes from 1 or more", mlp_model, {"max_body_bytes": 0}),
+        (
+            UsageError,
+            "expected max_in_flight_bytes from 9 or more",
+            mlp_model,
+            {"max_in_flight_bytes": 8, "max_body_bytes": 9},
+        ),
         (UsageError, "expected max_in_flight from 1 or more", mlp_model, {"max_in_flight": 0}),
     ]
     with taken:

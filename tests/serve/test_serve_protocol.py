@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serve_helpers import mlp_weights
 
+import onnxmx
+
 
 def tensor(name: str, shape: list[int], datatype: str, data: Any) -> dict[str, Any]:
     return {"name": name, "shape": shape, "datatype": datatype, "data": data}
@@ -33,7 +35,7 @@ def test_health_and_metadata(client: httpx.Client) -> None:
     assert client.get("/v2/health/live").json() == {"live": True}
     assert client.get("/v2/health/ready").json() == {"ready": True}
     server = client.get("/v2").json()
-    assert server["name"] == "onnxmx"
+    assert (server["name"], server["version"]) == ("onnxmx", onnxmx.__version__)
     assert set(server) == {"name", "version", "extensions"}
     assert client.get("/v2/models/mlp").json() == {
         "name": "mlp",
