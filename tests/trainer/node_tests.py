@@ -36,7 +36,7 @@ Array = np.ndarray[Any, Any]
 PASSED, FAILED, UNCHECKED, NEWER, NOT_SMOOTH = "passed", "failed", "unchecked", "newer", "no float to float"
 
 # Float inputs that say how and not what: they are constants of a model, like axes.
-SETTINGS = {"Resize": (1, 2), "Upsample": (1,), "Range": (0, 1, 2), "Dropout": (1,), "OneHot": (0, 1)}
+SETTINGS = {"Resize": (1, 2), "Upsample": (1,), "Range": (1,), "Dropout": (1,), "OneHot": (0, 1)}
 # What no gradient could agree with.
 HOPELESS = {
     **dict.fromkeys(
@@ -49,12 +49,15 @@ HOPELESS = {
         "the test aligns corners by a size that is no whole number; ONNX Runtime, and the rule, by the output's size",
     ),
     **dict.fromkeys(
-        ("test_attention_23_boolmask_fullymasked_row_nan_robustness_expanded",
-         "test_attention_4d_causal_nonpad_negative_offset_structural_empty_expanded",
-         "test_attention_23_fullymasked_qk_matmul_output_mode3_zero_expanded"),
-        "the Softmax of a row of minus infinities is NaN, and so is its gradient; the test puts 0 there afterwards",
+        (f"test_bernoulli{form}{body}" for form in ("", "_double", "_seed") for body in ("", "_expanded")),
+        "Bernoulli draws random numbers, from which no small change can be told",
     ),
+    "test_maxunpool_export_with_output_shape":
+        "ONNX Runtime counts the indices through the output_shape, and the rule does; the test through a smaller one",
+    "test_averagepool_2d_ceil_last_window_starts_on_pad":
+        "ONNX infers a window at opset 20 that begins behind the input; no runtime computes it",
 }  # fmt: skip
+EIGHTS = {ir.DataType[f"FLOAT8{form}"] for form in ("E4M3FN", "E4M3FNUZ", "E5M2", "E5M2FNUZ")}
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
 
 
@@ -135,7 +138,9 @@ class Differentiated:
         self.inputs, self.outputs = ([np.asarray(v) for v in side] for side in _data(case))
         self.rtol = max(case.rtol, 1e-3) if all(v.dtype.itemsize >= 4 for v in self.outputs) else 2e-2
         self.model = ir.from_proto(_at_opset(case.model))
-        self.shapes = self._shapes(case.model)
+        found = self._intermediate(case.model)
+        self.shapes = {name: v.shape for name, v in found.items()}
+        self.passes_nan = any(is_float(v) and np.isnan(v.astype(np.float64)).any() for v in found.values())
         try:
             self.single, self.double = self._both(constant=False)
         except GradientError:
@@ -152,9 +157,7 @@ class Differentiated:
     @functools.cached_property
     def varied(self) -> list[int]:
         """The places of the inputs that the gradient is taken of."""
-        node = self.model.graph[0] if len(self.model.graph) else None
-        settings = SETTINGS.get(node.op_type, ()) if node is not None else ()
-        fixed = {node.inputs[k] for k in settings if k < len(node.inputs)} if node is not None else set()
+        fixed = {n.inputs[k] for n in self.model.graph for k in SETTINGS.get(n.op_type, ()) if k < len(n.inputs)}
         return [k for k, x in enumerate(self.model.graph.inputs) if is_float(self.inputs[k]) and x not in fixed]
 
     def _build(self, dtype: ir.DataType, *, constant: bool) -> onnx.ModelProto:
@@ -163,7 +166,8 @@ class Differentiated:
         wrt: dict[int, ir.Value] = {}
         for k, (x, array) in enumerate(zip(self.model.graph.inputs, self.inputs, strict=True)):
             array = self.typed(array, k, dtype)
-            if constant and k not in self.varied:
+            # ONNX Runtime's Python takes no numbers of 8 bits as inputs.
+            if (constant or ir.DataType.from_numpy(array.dtype) in EIGHTS) and k not in self.varied:
                 values[x] = g.constant(array)
             else:  # an input may not be empty; one of unknown size may
                 values[x] = g.input(f"x{k}", [d or None for d in array.shape], ir.DataType.from_numpy(array.dtype))
@@ -177,15 +181,14 @@ class Differentiated:
                 copies = g.copy(node, [values[x] for x in node.inputs])
                 values.update(zip(node.outputs, copies, strict=True))
                 for y, copy in zip(node.outputs, copies, strict=True):
-                    if copy.shape is None and y.name in self.shapes:
-                        copy.shape = ir.Shape(self.shapes[y.name])
+                    _note_shape(copy, self.shapes.get(y.name))
         except OnnxmxError as error:
             raise Unfit(f"not of opset 20: {error.problem}") from error
         ys = [values[y] for y in self.model.graph.outputs]
         floats = [y for y in ys if y.dtype in FLOATS]
         if not floats or any(y.dtype != dtype for y in floats):
             raise Unfit(f"its outputs are no {dtype.name.lower()}")
-        loss = g.sum(*(_weighted(g, y) for y in floats))
+        loss = g.sum(*(_weighted(g, y, finite=self.finite) for y in floats))
         for k, y in enumerate(ys):
             g.output(g.op("Identity", y), f"y{k}")
         g.output(g.op("Identity", loss), "loss")
@@ -194,18 +197,23 @@ class Differentiated:
                 g.output(g.op("Identity", dx), f"d{k}")
         return ir.to_proto(g.model())
 
-    def _shapes(self, model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-        """The shapes of the values of the model, as a file may note them, for where a Reshape hides them."""
+    @functools.cached_property
+    def finite(self) -> bool:
+        """Whether all outputs are finite; of others a loss takes those elements that are."""
+        return all(np.isfinite(np.asarray(v, np.float64)).all() for v in self.outputs if is_float(v))
+
+    def _intermediate(self, model: onnx.ModelProto) -> dict[str, Array]:
+        """The values of the model. A file may note their shapes, which a Reshape hides."""
         feeds = {x.name: v for x, v in zip(model.graph.input, self.inputs, strict=True)}
         try:
             found = onnx.reference.ReferenceEvaluator(model).run(None, feeds, intermediate=True)
         except Exception:  # whatever an operator of the reference raises
             return {}
-        return {name: np.shape(v) for name, v in found.items() if isinstance(v, np.ndarray)}
+        return {name: v for name, v in found.items() if isinstance(v, np.ndarray)}
 
     def typed(self, array: Array, k: int, dtype: ir.DataType) -> Array:
         """The k-th input in the type of a graph. Scales of a Resize are float32 in all."""
-        scales = self.model.graph[0].op_type == "Resize" and k not in self.varied
+        scales = k not in self.varied and any(n.op_type == "Resize" for n in self.model.graph)
         return _as(array, ir.DataType.FLOAT if scales else dtype)
 
     def feeds(self, arrays: Sequence[Array], model: onnx.ModelProto, dtype: ir.DataType) -> dict[str, Array]:
@@ -228,8 +236,18 @@ def _at_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
 
 
-def _weighted(g: GraphBuilder, y: ir.Value) -> ir.Value:
+def _note_shape(value: ir.Value, shape: tuple[int, ...] | None) -> None:
+    """What inference did not find of the shape of a value."""
+    if shape is not None and (value.shape is None or len(value.shape) == len(shape)):
+        value.shape = ir.Shape(
+            [a if isinstance(a, int) else b for a, b in zip(value.shape or shape, shape, strict=True)]
+        )
+
+
+def _weighted(g: GraphBuilder, y: ir.Value, *, finite: bool) -> ir.Value:
     """The sum of y times weights that differ from element to element."""
+    if not finite:
+        y = g.where(g.op("Or", g.op("IsInf", y), g.op("IsNaN", y)), 0.0, y)
     size = g.cast(g.op("Size", y), ir.DataType.FLOAT)
     weights = g.cast_like(g.sin(g.range(np.float32(1), size + 1.0, np.float32(1))), y)
     return g.reduce_sum(g.mul(g.reshape(y, [-1]), weights), keepdims=False)
@@ -250,8 +268,7 @@ def _retype(node: ir.Node, dtype: ir.DataType) -> None:
 
 
 def is_float(array: Any) -> bool:
-    dtype = np.asarray(array).dtype
-    return bool(dtype.kind == "f" or dtype.name == "bfloat16")
+    return ir.DataType.from_numpy(np.asarray(array).dtype) in FLOATS
 
 
 def _as(array: Array, dtype: ir.DataType) -> Array:
@@ -277,6 +294,8 @@ def _compare(test: Differentiated) -> tuple[str, str]:
             # An operator of the gradient may be wrong in the reference: the Indices of MaxPool are.
             if runtime is not None and _error(runtime, arrays, slopes) < 1e-3:
                 return PASSED, f"float64, gradient by ONNX Runtime{suffix}"
+            if np.isinf(error) and test.passes_nan:
+                return UNCHECKED, "a value on the way is NaN, and so is its gradient: a Softmax of minus infinities"
             verdict = FAILED, f"float64 differs by {error:.1e}"
         elif runtime is not None and (slopes := _slopes(test, runtime, arrays, (1e-3, 2e-3, 1e-2, 3e-2), 5e-3)):
             if (error := _error(runtime, arrays, slopes)) < 1e-2:
