@@ -161,7 +161,7 @@ def session(model: bytes | str) -> Any:
 
 def without_rule(model: Model) -> list[str]:
     """The operators of a model that no gradient goes through, most frequent first."""
-    counts = Counter(f"{n.domain}.{n.op_type}".lstrip(".") for n in model.ir.graph)
+    counts = Counter(f"{n.domain}.{n.op_type}".lstrip(".") for n in model.ir.graph.all_nodes())
     return [op for op, _ in counts.most_common() if not callable(RULES.get(op))]
 
 

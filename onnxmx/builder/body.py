@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxmx.builder.conditions import fixed
 from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.ops import INT64
+
+# Inference finds the shape of the output if it sees the numbers of the inputs.
+_SHAPED = frozenset({"Expand", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "TopK", "Unsqueeze"})
 
 
 class Body(GraphBuilder):
@@ -87,7 +92,18 @@ def copy_node(b: GraphBuilder, node: ir.Node, known: Mapping[ir.Value, ir.Value]
         return (b.constant(tensor.numpy()),)
     if (function := node.meta.get("function")) is not None:
         return b.call(function, inputs, {name: a.value for name, a in node.attributes.items()})
-    return b.copy(node, inputs, known)
+    return b.copy(node, with_numbers(b, node, inputs), known)
+
+
+def with_numbers(b: GraphBuilder, node: ir.Node, inputs: Sequence[ir.Value | None]) -> list[ir.Value | None]:
+    """The inputs of a node; those that say the shape of its output as constants, where they are always the same."""
+
+    def number(x: ir.Value | None) -> ir.Value | None:
+        computed = x is not None and x.producer() is not None and x.dtype == INT64
+        numbers = fixed(x) if computed and x is not None else None
+        return x if numbers is None else b.constant(numbers)
+
+    return [number(x) for x in inputs] if node.op_type in _SHAPED else list(inputs)
 
 
 def constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:

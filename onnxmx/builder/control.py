@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import onnx_ir as ir
 
 from onnxmx.builder.body import Body, forget, subgraphs
+from onnxmx.builder.conditions import decided
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.metadata import SOURCE
 from onnxmx.builder.ops import BOOL, INT64
 from onnxmx.errors import GraphError
 
-Build = Callable[[Body, ir.Graph, Sequence[Value]], Sequence[ir.Value]]
+Build = Callable[[GraphBuilder, ir.Graph, Sequence[Value]], Sequence[ir.Value]]
 """Builds the counterpart of a graph from its inputs and returns its outputs."""
 Dims = list[Any] | None
 
@@ -85,13 +86,16 @@ def scan_tracks(node: ir.Node) -> tuple[list[Track], list[Track]]:
     return tracks("input", count), tracks("output", outputs)
 
 
-def rebuild(g: GraphBuilder, node: ir.Node, inputs: Sequence[ir.Value | None], build: Build) -> tuple[Value, ...]:
+def rebuild(g: GraphBuilder, node: ir.Node, inputs: Sequence[ir.Value | None], build: Build) -> tuple[ir.Value, ...]:
     """Add a node as `node` on `inputs`, with bodies that `build` makes of the graphs inside it.
 
+    Of an If that goes the same way in every run the nodes of that branch are added to `g` itself.
     Raises GraphError for another operator than If, Scan and Loop.
     """
     graphs = subgraphs(node)
     if node.op_type == "If" and inputs[0] is not None:
+        if (taken := decided(inputs[0])) is not None:
+            return tuple(build(g, graphs["then_branch" if taken else "else_branch"], ()))
         then, otherwise = (_built(g, graphs[name], (), build) for name in ("then_branch", "else_branch"))
         return add_if(g, inputs[0], then, otherwise)
     if node.op_type == "Scan":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +19,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.guard import graphs, nodes
 from onnxmx.builder.inference import IR_VERSION, OPSET
+from onnxmx.builder.values import initializer
 from onnxmx.errors import ModelFileError, first_line
 
 OLDEST = 7
@@ -54,13 +56,13 @@ def tidy(model: ir.Model) -> None:
     Running statistics are initializers of their own, which training moves: no Identity between, no other reader.
     """
     graph = model.graph
+    _lift_weights(graph)
     for node in list(graph):
         value = node.outputs[0]
         numbers = ir.convenience.get_const_tensor(value) if node.op_type == "Constant" and node.domain == "" else None
         if numbers is None or value.is_graph_output() or not value.name:
             continue
-        weight = ir.Value(name=value.name, type=ir.TensorType(numbers.dtype), shape=ir.Shape(numbers.numpy().shape))
-        weight.const_value = ir.Tensor(numbers.numpy(), dtype=numbers.dtype, name=value.name)
+        weight = initializer(value.name, numbers)
         value.replace_all_uses_with(weight)
         graph.remove(node, safe=True)
         graph.register_initializer(weight)
@@ -69,11 +71,37 @@ def tidy(model: ir.Model) -> None:
         if node.op_type == "BatchNormalization" and node.domain == "":
             _own_statistics(graph, node)
     taken: set[str] = set()
-    for node in graph:
+    for node in graph.all_nodes():
         if not node.name or node.name in taken:
             base = next((v.name for v in node.outputs if v.name), None) or node.op_type
             node.name = next(n for n in _numbered(base) if n not in taken)
         taken.add(node.name)
+
+
+def _lift_weights(graph: ir.Graph) -> None:
+    """Make what branches and loops hold of float32 arrays initializers of the model, which is where parameters are.
+
+    A graph inside a node may read the initializers around it.
+    """
+    inner = list(graph.subgraphs())
+    ports = [v.name for g in (graph, *inner) for v in (*g.inputs, *g.initializers.values())]
+    taken = Counter([*ports, *(v.name for node in graph.all_nodes() for v in node.outputs)])
+    for part in inner:
+        constants = [node.outputs[0] for node in part if node.op_type == "Constant" and node.domain == ""]
+        for value in (*part.initializers.values(), *constants):
+            numbers = ir.convenience.get_const_tensor(value)
+            array = numbers is not None and numbers.dtype == ir.DataType.FLOAT and len(numbers.shape) > 0
+            if not array or numbers is None or value.is_graph_output() or not value.name or not value.uses():
+                continue
+            taken[value.name] -= 1  # its own name stays free; both branches of an If may hold a `w`
+            lifted = initializer(next(n for n in _numbered(value.name) if not taken[n]), numbers)
+            taken[lifted.name] += 1
+            graph.register_initializer(lifted)
+            value.replace_all_uses_with(lifted)
+            if (node := value.producer()) is not None:
+                part.remove(node, safe=True)
+            else:
+                del part.initializers[value.name]
 
 
 def _read_initializers_directly(graph: ir.Graph) -> None:

@@ -206,7 +206,7 @@ class GraphBuilder(Scopes, Ops):
 
     def copy(
         self, node: ir.Node, inputs: Sequence[ir.Value | None], known: Mapping[ir.Value, ir.Value] | None = None
-    ) -> tuple[Value, ...]:
+    ) -> tuple[ir.Value, ...]:
         """Add a copy of a node on `inputs`, its types inferred anew.
 
         known: for a node with graphs inside, what stands for the values that those read; others stay as they are.
@@ -222,7 +222,7 @@ class GraphBuilder(Scopes, Ops):
 
     def _copy_control(
         self, node: ir.Node, inputs: Sequence[ir.Value | None], known: Mapping[ir.Value, ir.Value]
-    ) -> tuple[Value, ...]:
+    ) -> tuple[ir.Value, ...]:
         from onnxmx.builder.body import copy_graph  # a body is itself a GraphBuilder
         from onnxmx.builder.control import rebuild
 

@@ -8,10 +8,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxmx.builder.body import copy_graph
+from onnxmx.builder.graph import GraphBuilder
 from onnxmx.builder.literals import is_size
 from onnxmx.builder.source import user_line
 from onnxmx.builder.values import Dim, dims, show_shape
-from onnxmx.errors import ShapeError, UsageError, first_line
+from onnxmx.errors import OnnxmxError, ShapeError, UsageError, first_line
 
 
 def with_sizes(model: ir.Model, inputs: Mapping[str, Sequence[Dim]]) -> ir.Model:
@@ -33,19 +35,39 @@ def infer_anew(model: ir.Model) -> ir.Model:
     """`model` with the shapes of all its values inferred from its inputs. Raises ShapeError where they do not fit."""
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]
+    ranks = {output.name: len(output.type.tensor_type.shape.dim) for output in proto.graph.output}
     for output in proto.graph.output:
         output.type.tensor_type.ClearField("shape")
     try:
-        return ir.from_proto(
-            onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-        )
+        proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:  # InferenceError, or RuntimeError by what is wrong
         raise ShapeError(
             f"the model expected shapes that fit each other; found {first_line(error)}",
             at=user_line(),
             mend="Choose sizes that every layer takes, or replace the layers that do not.",
         ) from error
-    return ir.from_proto(proto)
+    inferred = ir.from_proto(proto)
+    if any(v.shape is None for v in inferred.graph.outputs):
+        _shape_behind_branches(inferred, ranks)
+    return inferred
+
+
+def _shape_behind_branches(model: ir.Model, ranks: Mapping[str, int]) -> None:
+    """Give outputs the shapes that ONNX's inference does not find: those behind an If that sizes decide."""
+    g, graph = GraphBuilder(), model.graph
+    known: dict[ir.Value, ir.Value] = {}
+    for value in (*graph.inputs, *graph.initializers.values()):
+        if value.const_value is not None and value.dtype != ir.DataType.FLOAT:
+            known[value] = g.constant(value.const_value.numpy())
+        else:  # of weights the shape is enough
+            known[value] = ir.Value(name=g._claim("given"), type=value.type, shape=value.shape)
+    try:
+        found = [v.shape for v in copy_graph(g, graph, known)]
+    except OnnxmxError:  # an operator of another domain, say
+        found = [None] * len(graph.outputs)
+    for value, shape in zip(graph.outputs, found, strict=True):
+        if value.shape is None:
+            value.shape = ir.Shape(shape if shape is not None else [None] * ranks[value.name or ""])
 
 
 def _set_shape(port: ir.Value, shape: Sequence[Dim]) -> dict[str, int]:

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
@@ -26,7 +27,7 @@ from onnxmx.builder.metadata import TRAINABLE
 from onnxmx.builder.resize import infer_anew, with_sizes
 from onnxmx.builder.source import user_line
 from onnxmx.builder.summary import with_layers
-from onnxmx.builder.values import Dim, describe, dims
+from onnxmx.builder.values import Dim, agree, describe, dims, initializer, show_shape
 from onnxmx.errors import GraphError, ModelFileError, ShapeError, UsageError, unknown_name
 
 Net = Layer | Callable[[Value], Value]
@@ -168,6 +169,32 @@ class Surgery:
         for name in inputs:
             _known("input", name, {v.name or "": v for v in self.ir.graph.inputs})
         return self._finish(with_sizes(self._copy(), inputs))
+
+    def fix(self, **inputs: Any) -> Self:
+        """Inputs that are always the same become constants.
+
+            model.fix(sr=16000)
+
+        inputs: by name, numbers or arrays of the input's element type and shape. Raises UsageError for others.
+        """
+        copy = self._copy()
+        ports = {v.name or "": v for v in copy.graph.inputs}
+        for name, given in inputs.items():
+            _known("input", name, ports)
+            port, array = ports[name], np.asarray(given)
+            dtype = array.dtype if port.dtype is None else port.dtype.numpy()
+            fits = port.shape is None or agree(dims(port.shape), array.shape)
+            if not fits or not np.can_cast(array.dtype, dtype, "same_kind"):
+                raise UsageError(
+                    f"input {name!r} expected {describe(port)}; found {array.dtype} {show_shape(array.shape)}",
+                    at=user_line(),
+                    mend="Give a number or an array of that type and shape.",
+                )
+            number = initializer(free(f"const.{name}", value_names(copy.graph)), ir.Tensor(array.astype(dtype)))
+            port.replace_all_uses_with(number, replace_graph_outputs=True)
+            copy.graph.register_initializer(number)
+            copy.graph.inputs.remove(port)
+        return self._finish(copy)
 
     # --- how each begins and ends
     def _copy(self) -> ir.Model:

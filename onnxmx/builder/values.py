@@ -88,3 +88,10 @@ def show_shape(shape: ir.Shape | Sequence[Any] | None) -> str:
 def dims(shape: ir.Shape) -> tuple[Dim, ...]:
     """A shape as plain numbers and names."""
     return tuple(d if isinstance(d, int) else d.value for d in shape)
+
+
+def initializer(name: str, numbers: ir.TensorProtocol) -> ir.Value:
+    """A value that holds these numbers, to be registered in a graph."""
+    value = ir.Value(name=name, type=ir.TensorType(numbers.dtype), shape=ir.Shape(numbers.numpy().shape))
+    value.const_value = ir.Tensor(numbers.numpy(), dtype=numbers.dtype, name=name)
+    return value

@@ -6,12 +6,15 @@ training (Dropout, BatchNormalization) are rewritten here while the graph is cop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from onnxmx.builder.body import Body, constant_tensor, subgraphs, with_numbers
+from onnxmx.builder.control import rebuild
 from onnxmx.builder.graph import GraphBuilder
 from onnxmx.builder.metadata import CHECKPOINT, SOURCE
 from onnxmx.builder.model import Model
@@ -20,6 +23,8 @@ from onnxmx.trainer.autodiff.rules.recurrence import time_major
 from onnxmx.trainer.functions import BatchNorm, Dropout
 
 Values = Mapping[str, ir.Value]
+Known = MutableMapping[ir.Value | None, ir.Value | None]
+"""By value of the model, what stands for it."""
 
 
 @dataclass
@@ -31,14 +36,13 @@ class Training:
     streams: how many nodes have drawn random numbers so far.
     """
 
-    g: GraphBuilder
     seed: ir.Value
     step: ir.Value
     running: dict[str, ir.Value] = field(default_factory=dict)
     streams: int = 0
 
 
-Rewrite = Callable[[Training, ir.Node, Sequence[ir.Value | None]], Sequence[ir.Value]]
+Rewrite = Callable[[GraphBuilder, Training, ir.Node, Sequence[ir.Value | None]], Sequence[ir.Value]]
 
 # max(f(a), f(b)) = f(max(a, b)) for an f that never falls: pooling first leaves f and its gradient a quarter of the
 # work after a 2x2 window.
@@ -53,7 +57,7 @@ def copy_model(g: GraphBuilder, model: Model, values: Values, training: Training
     Returns the outputs by name. Raises GraphError where a node cannot be copied.
     """
     graph = without_functions(model.ir).graph
-    known: dict[ir.Value | None, ir.Value | None] = {None: None}
+    known: Known = {None: None}
     for name, value in graph.initializers.items():
         if name in values:
             known[value] = values[name]
@@ -62,6 +66,11 @@ def copy_model(g: GraphBuilder, model: Model, values: Values, training: Training
     for value in graph.inputs:
         if value not in known:  # an old file lists its initializers among the inputs
             known[value] = values[value.name or ""]
+    _copy_nodes(g, graph, known, training)
+    return {v.name or "": found for v in graph.outputs if (found := _known(known, v, None)) is not None}
+
+
+def _copy_nodes(g: GraphBuilder, graph: ir.Graph, known: Known, training: Training | None) -> None:
     delayed: dict[ir.Value | None, ir.Node] = {}
     for node in graph:
         _check_copyable(node)
@@ -69,17 +78,44 @@ def copy_model(g: GraphBuilder, model: Model, values: Values, training: Training
         if training is not None and _may_follow_its_pool(node):
             known[node.outputs[0]], delayed[node.outputs[0]] = inputs[0], node
             continue
-        rewrite = _REWRITES.get(node.op_type) if training is not None else None
         with g.checkpoint(node.metadata_props.get(CHECKPOINT)):
-            outputs: Sequence[ir.Value] = (
-                rewrite(training, node, inputs) if rewrite and training else g.copy(node, inputs)
-            )
+            outputs = _copied(g, node, inputs, known, training)
             if node.op_type == "MaxPool" and (activation := delayed.get(node.inputs[0])) is not None:
                 outputs = g.copy(activation, outputs)
         for y, out in zip(node.outputs, outputs, strict=False):
             _keep_sizes(y, out)
         known.update(zip(node.outputs, outputs, strict=False))
-    return {v.name or "": found for v in graph.outputs if (found := _known(known, v, None)) is not None}
+
+
+def _copied(
+    g: GraphBuilder, node: ir.Node, inputs: Sequence[ir.Value | None], known: Known, training: Training | None
+) -> Sequence[ir.Value]:
+    if (tensor := constant_tensor(node)) is not None:
+        return [g.constant(tensor.numpy())]
+    if subgraphs(node):
+        return _copied_control(g, node, inputs, known, training)
+    rewrite = _REWRITES.get(node.op_type) if training is not None else None
+    return rewrite(g, training, node, inputs) if rewrite and training else g.copy(node, with_numbers(g, node, inputs))
+
+
+def _copied_control(
+    g: GraphBuilder,
+    node: ir.Node,
+    inputs: Sequence[ir.Value | None],
+    known: Known,
+    training: Training | None,
+) -> Sequence[ir.Value]:
+    """An If, Scan or Loop with copies of the graphs inside."""
+
+    def build(b: GraphBuilder, graph: ir.Graph, entries: Sequence[ir.Value]) -> list[ir.Value]:
+        inside: Known = ChainMap(dict(zip(graph.inputs, entries, strict=True)), known)
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                inside[value] = b.constant(value.const_value.numpy())
+        _copy_nodes(b, graph, inside, training)
+        return [found for v in graph.outputs if (found := _known(inside, v, None)) is not None]
+
+    return rebuild(g, node, inputs, build)
 
 
 def only_output(model: Model) -> ir.Value:
@@ -111,12 +147,6 @@ def _check_copyable(node: ir.Node) -> None:
             at=source,
             mend="Export the model with standard operators.",
         )
-    if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
-        raise GraphError(
-            f"training expected operators without graphs inside; found {node.op_type} in {node.name!r}",
-            at=source,
-            mend="Write the model without it, for example with the loop unrolled.",
-        )
 
 
 def _known(
@@ -139,7 +169,9 @@ def _keep_sizes(y: ir.Value, out: ir.Value) -> None:
 
     A layer knows that Range(Shape(x)[1]) is as long as x; with that, no gradient asks at run time what was broadcast.
     """
-    if y.shape is not None and out.shape is not None and len(y.shape) == len(out.shape):
+    if y.shape is not None and out.shape is None:
+        out.shape = ir.Shape(y.shape)  # of an If whose branches differ in what they know
+    elif y.shape is not None and out.shape is not None and len(y.shape) == len(out.shape):
         unknown = ir.SymbolicDim(None)
         out.shape = ir.Shape([b if a == unknown else a for a, b in zip(out.shape, y.shape, strict=True)])
 
@@ -151,11 +183,17 @@ def _may_follow_its_pool(node: ir.Node) -> bool:
     if node.attributes.get_float("alpha", 1.0) < 0:  # of Elu, which then falls below 0
         return False
     readers = [use.node for use in node.outputs[0].uses()]
-    return len(readers) == 1 and readers[0].op_type == "MaxPool" and len(readers[0].outputs) == 1
+    alone = len(readers) == 1 and readers[0].graph is node.graph
+    return alone and readers[0].op_type == "MaxPool" and len(readers[0].outputs) == 1
 
 
-def _dropout(training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value]:
-    """Dropout at inference passes its input on; in training it draws a mask."""
+def _dropout(
+    g: GraphBuilder, training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]
+) -> Sequence[ir.Value]:
+    """Dropout at inference passes its input on; in training it draws a mask, inside a Scan the same for all steps.
+
+    Source for the latter: Gal & Ghahramani 2016.
+    """
     x = inputs[0]
     assert x is not None
     ratio = 0.5
@@ -171,15 +209,21 @@ def _dropout(training: Training, node: ir.Node, inputs: Sequence[ir.Value | None
     if ratio == 0.0:
         return [x]
     training.streams += 1
-    outputs: Sequence[ir.Value] = Dropout(
-        training.g, x, training.seed, training.step, ratio=ratio, stream=training.streams
-    )
+    outputs: Sequence[ir.Value] = Dropout(g, x, training.seed, training.step, ratio=ratio, stream=training.streams)
     return outputs[:1]
 
 
-def _batch_norm(training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value]:
+def _batch_norm(
+    g: GraphBuilder, training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]
+) -> Sequence[ir.Value]:
     """Normalize by the batch's own statistics, and move the running ones towards them."""
-    g = training.g
+    if isinstance(g, Body):
+        raise GraphError(
+            f"training expected BatchNormalization {node.name!r} outside of If, Scan and Loop, where its running "
+            "statistics move once a step",
+            at=node.metadata_props.get(SOURCE),
+            mend="Normalize by LayerNormalization there, or move it out.",
+        )
     x, scale, bias, running_mean, running_var = inputs
     y, mean, var, _ = BatchNorm(g, x, scale, bias, epsilon=node.attributes.get_float("epsilon", 1e-5))
     momentum = node.attributes.get_float("momentum", 0.9)
@@ -191,11 +235,13 @@ def _batch_norm(training: Training, node: ir.Node, inputs: Sequence[ir.Value | N
     return [y]
 
 
-def _recurrent(training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value]:
+def _recurrent(
+    g: GraphBuilder, training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]
+) -> Sequence[ir.Value]:
     """ONNX Runtime's CPU kernels refuse a batch that comes first."""
     if node.attributes.get_int("layout", 0):
-        return time_major(training.g, *inputs, node=node)
-    return training.g.copy(node, inputs)
+        return time_major(g, *inputs, node=node)
+    return g.copy(node, inputs)
 
 
 _REWRITES: dict[str, Rewrite] = {

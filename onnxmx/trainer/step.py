@@ -116,7 +116,7 @@ def compile_step(
     only_output(model)
     batch, label_value = _batch(g, model, rules, label)
     states = _state_inputs(g, model, optimizer)
-    training = Training(g, states["seed"], states["step"])
+    training = Training(states["seed"], states["step"])
     weights = {name: states[name] for name in model.parameters()}
     (output,) = copy_model(g, model, batch | weights, training).values()
     if lost := [name for name in training.running if name not in states]:

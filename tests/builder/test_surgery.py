@@ -41,6 +41,21 @@ def checked(model: Model) -> Model:
     return from_bytes(proto.SerializeToString())
 
 
+# --- fix
+def test_an_input_that_is_always_the_same() -> None:
+    model = build(lambda x, scale: x * scale, x=("batch", 3), scale=())
+    fixed = checked(model.fix(scale=2))
+    assert list(fixed.inputs) == ["x"]
+    assert not fixed.parameters()
+    np.testing.assert_array_equal(fixed(np.ones((2, 3), np.float32)), np.full((2, 3), 2.0))
+    assert list(checked(model.fix(x=np.ones((4, 3)))).inputs) == ["scale"]
+    for given in ([1.0, 2.0], "2", 1j):
+        with pytest.raises(UsageError, match=r"input 'scale' expected float32 \(\); found"):
+            model.fix(scale=given)
+    with pytest.raises(UsageError, match="Did you mean 'scale'"):
+        model.fix(scales=2.0)
+
+
 # --- freeze
 @pytest.mark.parametrize(
     ("patterns", "left"),

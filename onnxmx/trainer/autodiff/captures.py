@@ -24,10 +24,17 @@ def seeds(g: GraphBuilder, ys: Sequence[ir.Value], dys: Sequence[ir.Value | None
     found: dict[ir.Value, list[Value]] = {}
     for y, dy in zip(ys, dys, strict=False):
         if dy is not None:
-            same = g.op("Identity", dy)
-            same.shape = None if y.shape is None else ir.Shape(y.shape)  # the branches of an If may have other shapes
-            found.setdefault(y, []).append(same)
+            found.setdefault(y, []).append(_as_shaped(g, dy, y))
     return {y: g.sum(*parts) for y, parts in found.items()}
+
+
+def _as_shaped(g: GraphBuilder, dy: ir.Value, y: ir.Value) -> Value:
+    """`dy`, of which more may be known where y is computed: the two branches of an If may have other shapes."""
+    if dy.shape is not None and y.shape is not None and len(dy.shape) != len(y.shape):
+        return g.op("Reshape", dy, g.op("Shape", y))  # in the branch that is not the one that the graph around expects
+    same = g.op("Identity", dy)
+    same.shape = None if y.shape is None else ir.Shape(y.shape)
+    return same
 
 
 def in_order(node: ir.Node, found: Mapping[ir.Value, Value]) -> tuple[Value | None, ...]:

@@ -13,7 +13,10 @@ from onnxmx.trainer.autodiff.constants import Array, numbers
 def rank(x: ir.Value) -> int:
     """The rank of `x`. Raises GradientError where it is unknown."""
     if x.shape is None:
-        raise GradientError(f"the gradient needs the rank of {x.name!r}, which is unknown")
+        raise GradientError(
+            f"the gradient needs the rank of {x.name!r}, which is unknown",
+            mend="Give the sizes that it depends on as numbers: in build(...), or model.resize(...) for a file.",
+        )
     return len(x.shape)
 
 
@@ -23,7 +26,7 @@ def static(x: ir.Value, axis: int) -> int:
     if not isinstance(dim, int):
         raise GradientError(
             f"the gradient needs the size of {x.name!r} along axis {axis}; found {describe(x)}",
-            mend="Give that size as a number in build(...).",
+            mend="Give that size as a number: in build(...), or model.resize(...) for a file.",
         )
     return dim
 
