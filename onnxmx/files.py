@@ -29,7 +29,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | Iterable[bytes]) ->
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise explain(error, path) from error
+        raise explain(error, path, unchanged=True) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -43,8 +43,11 @@ def sha256(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
-def explain(error: OSError, path: Path) -> OnnxmxError:
-    """The error for a write to `path` that failed, with what to do about it."""
+def explain(error: OSError, path: Path, *, unchanged: bool = False) -> OnnxmxError:
+    """The error for a write to `path` that failed, with what to do about it.
+
+    unchanged: whether what was there before is sure to be as it was.
+    """
     mend = {
         errno.ENOSPC: "The disk is full: free some space, or write to another disk with -o.",
         errno.EDQUOT: "The disk quota is used up: free some space, or write to another disk with -o.",
@@ -52,4 +55,5 @@ def explain(error: OSError, path: Path) -> OnnxmxError:
         errno.EACCES: "Check the permissions of the folder, or write elsewhere with -o.",
         errno.EROFS: "The file system is read-only: write elsewhere with -o.",
     }.get(error.errno or 0, "Check the path, or write elsewhere with -o.")
-    return OnnxmxError(f"cannot write {path}: {error.strerror or error}; what was there before is unchanged", mend=mend)
+    before = "; what was there before is unchanged" if unchanged else ""
+    return OnnxmxError(f"cannot write {path}: {error.strerror or error}{before}", mend=mend)

@@ -1,12 +1,15 @@
-"""docs/models.md, written from the models themselves: `python -m onnxmx.models.reference docs/models.md`."""
+"""docs/models.md and listed.json, written from the models: `python -m onnxmx.models.reference docs/models.md`."""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 
 from onnxmx.models import list_models, show_inputs
+
+LISTED = Path(__file__).with_name("listed.json")
 
 _HEAD = """\
 # Models
@@ -71,5 +74,12 @@ def _link(found: re.Match[str]) -> str:
     return f"[{found.group()}](https://arxiv.org/abs/{_ARXIV[found.group()]})"
 
 
+def render_list() -> str:
+    """listed.json, which `onnxmx models` reads: a model a line."""
+    rows = [json.dumps({**row, "takes": show_inputs(row["inputs"])}) for row in list_models()]
+    return "[\n" + ",\n".join(rows) + "\n]\n"
+
+
 if __name__ == "__main__":
     Path(sys.argv[1]).write_text(render())
+    LISTED.write_text(render_list())

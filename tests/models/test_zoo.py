@@ -95,6 +95,7 @@ def test_resnet152_is_built_within_a_second() -> None:
 def test_the_page_is_not_stale() -> None:
     page = Path(mx.__file__).parent.parent / "docs" / "models.md"
     assert page.read_text() == reference.render(), "run: python -m onnxmx.models.reference docs/models.md"
+    assert reference.LISTED.read_text() == reference.render_list(), "run it too"
 
 
 def test_inputs_as_text() -> None:
