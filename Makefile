@@ -48,6 +48,7 @@ optimizer-oracle:
 	$(OPTAX) tests/trainer/optimizer_oracle.py optax tests/trainer/optimizer_oracle.json
 	$(MXNET) tests/trainer/optimizer_oracle.py mxnet tests/trainer/optimizer_oracle.json
 	$(TORCH) -W ignore tests/trainer/schedule_oracle.py tests/trainer/schedule_oracle.json
+	$(TORCH) -W ignore tests/trainer/penalty_oracle.py tests/trainer/penalty_oracle.json
 
 clean:
 	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from onnxmx.trainer.evaluate import evaluate as evaluate
     from onnxmx.trainer.fit import fit as fit
     from onnxmx.trainer.fit import resume as resume
+    from onnxmx.trainer.grad import grad as grad
+    from onnxmx.trainer.grad import gradients as gradients
     from onnxmx.trainer.optimizers import FTRL as FTRL
     from onnxmx.trainer.optimizers import LAMB as LAMB
     from onnxmx.trainer.optimizers import LARS as LARS
@@ -117,7 +119,9 @@ _NAMES = {
     "evaluate": "onnxmx.trainer.evaluate",
     "fit": "onnxmx.trainer.fit",
     "function": "onnxmx.builder.functions",
+    "grad": "onnxmx.trainer.grad",
     "gradient": "onnxmx.trainer.autodiff",
+    "gradients": "onnxmx.trainer.grad",
     "load": "onnxmx.builder.model",
     "quantize": "onnxmx.exporter",
     "resume": "onnxmx.trainer.fit",

@@ -35,6 +35,15 @@ def test_the_data_of_its_page_is_trained_on(tmp_path: Path) -> None:
     assert (tmp_path / "runs/bright/model.onnx").is_file()
 
 
+def test_the_gradients_of_their_page_are_taken(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/gradients.md").read_text(), re.DOTALL)
+    assert len(blocks) == 5
+    lines = "".join(blocks).replace("twice(x=", "hessian = twice(x=") + "\nprint(hessian)\n"
+    (tmp_path / "lines.py").write_text(lines)
+    assert run("lines.py", folder=tmp_path).split() == ["[6.", "0.", "0.", "0.]"]
+    assert (tmp_path / "slopes.onnx").is_file()
+
+
 def test_a_model_of_ones_own_is_a_layer_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "my_model.py").write_text(BLOCKS[1])
     words = ["-m", "onnxmx.cli", "train", "my_model.py:net", "--data", "digits", "--epochs", "1", "-o", "r"]

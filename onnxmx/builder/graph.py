@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxmx.builder import inference
 from onnxmx.builder import init as initializers
+from onnxmx.builder.graft import value_names
 from onnxmx.builder.inference import IR_VERSION, OPSET, InputTypes
 from onnxmx.builder.init import Initializer
 from onnxmx.builder.literals import dtype_beside, holds, is_size, spell
@@ -48,6 +49,14 @@ class GraphBuilder(Scopes, Ops):
         self.seed = 0
         self._constants: dict[tuple[Any, ...], Value] = {}
         self._parameters: dict[str, Value] = {}
+
+    @classmethod
+    def on(cls, model: ir.Model) -> GraphBuilder:
+        """What adds to the end of the graph of a finished model."""
+        g = cls()
+        g.graph = model.graph
+        g._taken.update(value_names(g.graph))
+        return g
 
     # --- what a graph is made of
     def input(self, name: str, shape: Sequence[Dim], dtype: ir.DataType = ir.DataType.FLOAT) -> Value:

@@ -97,7 +97,7 @@ class Surgery:
         """`layer` between a value and everything that reads it. Raises ShapeError where what follows does not fit."""
         copy = self._copy()
         graph = copy.graph
-        value = _find(graph, name)
+        value = find(graph, name)
         readers = [(use.node, use.idx) for use in value.uses()]
         made, names = _build(layer, value, graph, _kind(layer), seed)
         (y,) = graft(copy, made, {"x": value}).values()
@@ -238,9 +238,14 @@ def _known(kind: str, name: str, options: dict[str, Any]) -> str:
     return name
 
 
-def _find(graph: ir.Graph, name: str) -> ir.Value:
-    """The value of that name, or the last one that the layer of that name computes."""
+def find(graph: ir.Graph, name: str, *, parameters: bool = False) -> ir.Value:
+    """The value of that name, or the last one that the layer of that name computes. Raises UsageError for no such name.
+
+    parameters: whether it may be an initializer too.
+    """
     values = {v.name: v for v in (*graph.inputs, *(v for node in graph for v in node.outputs)) if v.name}
+    if parameters:
+        values |= {name: v for name, v in graph.initializers.items() if not name.startswith("const.")}
     if name in values:
         return values[name]
     layers: dict[str, ir.Value] = {}
@@ -254,7 +259,7 @@ def _find(graph: ir.Graph, name: str) -> ir.Value:
 
 
 def _computed(graph: ir.Graph, name: str) -> ir.Value:
-    value = _find(graph, name)
+    value = find(graph, name)
     if value.producer() is None:
         raise GraphError(
             f"cut expected a value that the model computes; found its input {name!r}",
