@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import onnxmx as mx
+from onnxmx import layers as L
 from onnxmx.errors import CheckpointError, GradientError, MissingExtraError, UsageError
 from onnxmx.trainer.autodiff import gradients
 from onnxmx.trainer.engine import ENGINES, OrtEngine
@@ -72,10 +74,17 @@ def test_a_step_without_functions_computes_the_same(name: str) -> None:
         np.testing.assert_allclose(engines[1].state()[key], array, rtol=1e-5, atol=1e-7, err_msg=key)
 
 
-def test_what_the_second_engine_cannot_differentiate_is_said_at_once() -> None:
-    net = mx.layers.Sequential(mx.layers.LSTM(3, bidirectional=True), mx.layers.Dense(2))
+@pytest.mark.parametrize(
+    ("layer", "inputs", "what"),
+    [
+        (L.LSTM(3, bidirectional=True), {"x": ("batch", 4, 2)}, "LSTM with lengths, peepholes or two directions"),
+        (L.AvgPool2D(2), {"x": ("batch", 1, 4, 4)}, "AveragePool where the batch is symbolic"),
+        (L.Activation("gelu_tanh"), {"x": ("batch", 4)}, "Gelu with approximate='tanh'"),
+    ],
+    ids=["lstm", "average pool", "gelu"],
+)
+def test_what_the_second_engine_gets_wrong_is_refused(layer: L.Layer, inputs: dict[str, Any], what: str) -> None:
+    net = L.Sequential(layer, L.Dense(2))
     flat = Differentiator("flat", FlatBuilder, gradients)
-    with pytest.raises(GradientError, match=r"(?s)LSTM with lengths, peepholes or two directions.*--engine ort"):
-        mx.compile_step(
-            net.build(x=("batch", 4, 2)), loss="softmax_cross_entropy", optimizer=OPTIMIZER, differentiator=flat
-        )
+    with pytest.raises(GradientError, match=rf"(?s){what}.*--engine ort"):
+        mx.compile_step(net.build(**inputs), loss="softmax_cross_entropy", optimizer=OPTIMIZER, differentiator=flat)

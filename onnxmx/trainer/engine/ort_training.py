@@ -20,7 +20,7 @@ from onnxmx.builder.functions import Function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.ops import INT64, UINT32, Arg
 from onnxmx.builder.session import runtime
-from onnxmx.errors import GradientError, GraphError, MissingExtraError
+from onnxmx.errors import GradientError, GraphError, MissingExtraError, first_line
 from onnxmx.trainer.engine.ort import OrtEngine
 from onnxmx.trainer.step import Differentiator
 
@@ -34,6 +34,9 @@ _KEEPING = {
     "GRU": (_DOMAIN, "GRUTraining", 3),  # the gates
     "LayerNormalization": ("", "LayerNormalization", 3),  # mean and inverse deviation
 }
+
+_STATES = {"LSTM": range(5, 7), "GRU": range(5, 6)}
+"""Which inputs of a recurrent operator are its initial states."""
 
 
 def differentiator() -> Differentiator:
@@ -64,28 +67,23 @@ class FlatBuilder(GraphBuilder):
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
     def ops(self, op_type: str, *inputs: Arg, outputs: int, **attributes: Any) -> tuple[Value, ...]:
-        """Add a node; a recurrent one with the initial states of zeros that ONNX lets it leave out."""
-        if op_type in ("LSTM", "GRU"):
-            inputs = self._with_states(op_type, list(inputs), attributes)
+        """Add a node, with the inputs that ONNX lets it leave out. Raises GradientError for `_unsupported` ones."""
+        if what := _unsupported(op_type, inputs, attributes):
+            raise _refusal(f"gradient for {what}")
+        if op_type in _STATES:
+            starts = [inputs[k] if len(inputs) > k else None for k in _STATES[op_type]]
+            zeros = [self._zeros(inputs[0], inputs[2]) if s is None else s for s in starts]
+            inputs = (*inputs[:4], *(None,) * (5 - len(inputs[:4])), *zeros)
+        if op_type == "LayerNormalization" and len(inputs) == 2:
+            inputs = (*inputs, np.zeros(_shape(inputs[1]), np.float32))
         if op_type in ("Mul", "Add") and any(isinstance(x, ir.Value) and x.dtype == UINT32 for x in inputs):
             # Random numbers. It has no uint32 kernel; the low words of int64 are the same numbers.
             return (self.cast(self.op(op_type, *(self.cast(x, INT64) for x in inputs)), UINT32),)
         return super().ops(op_type, *inputs, outputs=outputs, **attributes)
 
-    def _with_states(self, op_type: str, inputs: list[Arg], attributes: dict[str, Any]) -> tuple[Arg, ...]:
-        inputs += [None] * (8 - len(inputs))
-        last = 7 if op_type == "LSTM" else 6
-        rest = (inputs[4], *inputs[last:])  # lengths and peepholes
-        if any(x is not None for x in rest) or attributes.get("direction", "forward") != "forward":
-            raise _refusal(f"gradient for {op_type} with lengths, peepholes or two directions")
-        states = [self._zeros(inputs[0], inputs[2]) if s is None else s for s in inputs[5:last]]
-        return (*inputs[:5], *states)
-
     def _zeros(self, x: Arg, r: Arg) -> Value:
         """An initial state (directions, batch, units).   x: (time, batch, n)   r: (directions, gates units, units)"""
-        assert isinstance(r, ir.Value)
-        assert r.shape is not None
-        directions, _, units = (np.array([n], np.int64) for n in r.shape.numpy())
+        directions, _, units = (np.array([n], np.int64) for n in _shape(r))
         shape = self.concat([directions, self.op("Shape", x, start=1, end=2), units], 0)
         return self.op("Expand", np.zeros((1, 1, 1), np.float32), shape)
 
@@ -112,9 +110,9 @@ def gradients(g: GraphBuilder, of: ir.Value, wrt: Sequence[ir.Value]) -> list[ir
     except RuntimeError as error:
         if missing := re.search(r"has not been registered: ?(\w+)", str(error)):
             raise _refusal(f"gradient for {missing[1]}") from error
-        raise GradientError(
-            f"onnxruntime-training could not differentiate this model: {str(error).splitlines()[0][-300:]}", mend=_MEND
-        ) from error
+        # It starts with where in its own source it stopped, and ends with why.
+        why = re.split(r"was false\. | const (?=[A-Z])|Error: ", first_line(error))[-1]
+        raise GradientError(f"onnxruntime-training could not differentiate this model: {why}", mend=_MEND) from error
     values = _adopt(g, ir.from_proto(onnx.load_from_string(made.get_model())).graph)
     found = [values[f"{w.name}_grad"] if w in reached else None for w in wrt]
     for w, dw in zip(wrt, found, strict=True):
@@ -167,11 +165,34 @@ def _gradient_graph_builder() -> Any:
         from onnxruntime.capi._pybind_state import GradientGraphBuilder  # type: ignore[attr-defined]
     except ImportError:
         raise MissingExtraError(
-            "onnxruntime-training", NAME, "The engine 'ort-training'", note="in an environment of its own"
+            "onnxruntime-training",
+            NAME,
+            "The engine 'ort-training'",
+            note="in an environment of its own, of Python 3.11",
         ) from None
     options = ort.SessionOptions()
     options.log_severity_level = 3  # else it reports each of its passes on stderr
     return functools.partial(GradientGraphBuilder, options=options)
+
+
+def _unsupported(op_type: str, inputs: Sequence[Arg], attributes: dict[str, Any]) -> str | None:
+    """What of an operator the package differentiates wrongly, some of it without a word; `make oracle` found these."""
+    if op_type in _STATES:
+        others = (*inputs[4:5], *inputs[_STATES[op_type].stop :])  # lengths and peepholes
+        if attributes.get("direction", "forward") != "forward" or any(x is not None for x in others):
+            return f"{op_type} with lengths, peepholes or two directions"
+    if op_type == "AveragePool" and isinstance(x := inputs[0], ir.Value) and (x.shape is None or x.shape.is_dynamic()):
+        return "AveragePool where the batch is symbolic"
+    if op_type == "Gelu" and attributes.get("approximate") == "tanh":
+        return "Gelu with approximate='tanh'"
+    return None
+
+
+def _shape(x: Arg) -> tuple[int, ...]:
+    """The shape of a weight."""
+    assert isinstance(x, ir.Value)
+    assert x.shape is not None
+    return x.shape.numpy()
 
 
 def _refusal(what: str) -> GradientError:
