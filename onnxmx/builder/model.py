@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,15 @@ class Model(Surgery):
         self.outputs = {p.name: p for p in map(_port, model.graph.outputs)}
         self.metadata = model.metadata_props
         self._session: Any = None
+
+    def __repr__(self) -> str:
+        def show(ports: dict[str, Port]) -> str:
+            return ", ".join(f"{p.name} {p.dtype} {show_shape(p.shape)}" for p in ports.values())
+
+        name = f"{self.ir.graph.name!r}, " if self.ir.graph.name not in (None, "", "main") else ""
+        learned = (self.ir.graph.initializers[n] for n in weights.trainable_at_all(self.ir.graph, self._listed()))
+        count = sum(math.prod(d for d in v.shape if isinstance(d, int)) for v in learned if v.shape is not None)
+        return f"Model({name}{show(self.inputs)} -> {show(self.outputs)}, {count:,} parameters)"
 
     # --- parameters
     def parameters(self) -> dict[str, Array]:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from onnxmx.builder.source import user_line
+from onnxmx.errors import GraphError
+
 if TYPE_CHECKING:
     from onnxmx.builder.graph import GraphBuilder
     from onnxmx.builder.ops import Arg
@@ -61,6 +64,37 @@ class Value(ir.Value):
 
     def __neg__(self) -> Value:
         return self.builder.neg(self)
+
+    # Equality stays identity, which graphs are kept by: g.equal(x, y) compares elements.
+    def __gt__(self, other: Arg) -> Value:
+        return self.builder.greater(self, other)
+
+    def __lt__(self, other: Arg) -> Value:
+        return self.builder.less(self, other)
+
+    def __ge__(self, other: Arg) -> Value:
+        return self.builder.op("GreaterOrEqual", self, other)
+
+    def __le__(self, other: Arg) -> Value:
+        return self.builder.op("LessOrEqual", self, other)
+
+    def __bool__(self) -> bool:
+        """Of what is computed later nothing can be told now: `if x > 0` and `0 < x < 1` would be wrong in silence."""
+        if self.dtype == ir.DataType.BOOL:
+            raise GraphError(
+                f"a comparison in a graph expected to be used as a value; found its truth asked for ({describe(self)})",
+                at=user_line(),
+                mend="Choose by g.where(condition, a, b), where g is x.builder.",
+            )
+        return True
+
+    def __getitem__(self, key: Any) -> Value:
+        from onnxmx.builder.indexing import index  # which takes Values apart itself
+
+        return index(self, key)
+
+    __iter__ = None
+    """Or Python would count x[0], x[1] ... for ever."""
 
 
 def agree(expected: Iterable[Any], found: Iterable[Any]) -> bool:

@@ -135,4 +135,4 @@ def test_a_layer_of_ones_own() -> None:
 def test_layers_compare_by_what_they_hold() -> None:
     assert L.Sequential(L.Dense(1)) == L.Sequential(L.Dense(1))
     assert L.Sequential(L.Dense(1)) != L.Sequential(L.Dense(2))
-    assert repr(L.Sequential(L.Flatten(), name="a")) == "Sequential(name='a', layers=(Flatten(name=None),))"
+    assert repr(L.Flatten(name="a")) == "Flatten(name='a', checkpoint=False)"
