@@ -1,5 +1,6 @@
 """The training step of onnxmx: a step graph on stock ONNX Runtime."""
 
+import onnxmx_nets
 from worker import SHAPES, batch, serve
 
 
@@ -9,7 +10,7 @@ def make_step(net, threads):
     from onnxmx.trainer.step import initial_state
 
     images, labels = batch(SHAPES[net])
-    model = getattr(mx.models, net)(input=SHAPES[net]).build(image=("batch", *SHAPES[net]))
+    model = onnxmx_nets.make(net, SHAPES[net]).build(image=("batch", *SHAPES[net]))
     optimizer = mx.Adam(lr=1e-3)
     step = mx.compile_step(
         model, loss="softmax_cross_entropy", optimizer=optimizer, clip=mx.clip_global_norm(1.0), measure=()

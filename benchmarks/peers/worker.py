@@ -33,4 +33,11 @@ def batch(shape, size=64, classes=10):
     return random.random((size, *shape), dtype=np.float32), random.integers(0, classes, size)
 
 
-SHAPES = {"mlp": (1, 28, 28), "lenet": (1, 28, 28)}
+SHAPES = {
+    "mlp": (1, 28, 28),
+    "cnn": (1, 28, 28),
+    "lenet": (1, 28, 28),
+    "lstm": (28, 28),
+    "resnet8": (3, 32, 32),
+}
+"""The nets and what they take: one sample, channels first, or times by features."""
