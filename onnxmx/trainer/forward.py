@@ -20,7 +20,7 @@ from onnxmx.builder.metadata import CHECKPOINT, SOURCE
 from onnxmx.builder.model import Model
 from onnxmx.errors import GraphError, ShapeError
 from onnxmx.trainer.autodiff.rules.recurrence import time_major
-from onnxmx.trainer.functions import BatchNorm, Dropout
+from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout
 
 Values = Mapping[str, ir.Value]
 Known = MutableMapping[ir.Value | None, ir.Value | None]
@@ -225,7 +225,9 @@ def _batch_norm(
             mend="Normalize by LayerNormalization there, or move it out.",
         )
     x, scale, bias, running_mean, running_var = inputs
-    y, mean, var, _ = BatchNorm(g, x, scale, bias, epsilon=node.attributes.get_float("epsilon", 1e-5))
+    assert x is not None
+    normalize = BatchNorm2D if x.shape is not None and len(x.shape) == 4 else BatchNorm
+    y, mean, var, *_ = normalize(g, x, scale, bias, epsilon=node.attributes.get_float("epsilon", 1e-5))
     momentum = node.attributes.get_float("momentum", 0.9)
     for source, running, batch in ((node.inputs[3], running_mean, mean), (node.inputs[4], running_var, var)):
         assert source is not None

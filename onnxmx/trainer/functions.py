@@ -23,18 +23,36 @@ def Dropout(
     return g.mul(x, mask), mask
 
 
-@function(outputs=("y", "mean", "var", "inverse_std"))
+_NORMALIZED = ("y", "mean", "var", "inverse_std", "centered")
+
+
+@function(outputs=_NORMALIZED)
 def BatchNorm(g: GraphBuilder, x: ir.Value, scale: ir.Value, bias: ir.Value, *, epsilon: ir.Value) -> tuple[Value, ...]:
     """y = (x - mean) / sqrt(var + epsilon) * scale + bias, mean and var being the batch's own for each channel.
 
-    x, y: (n, c, ...) float32.   scale, bias, mean, var, inverse_std: (c,).   var is that of the population.
-    Source: Ioffe & Szegedy 2015, alg. 1.
+    x, y, centered = x - mean: (n, c, ...) float32.   scale, bias, mean, var, inverse_std: (c,).   var is that of the
+    population.   Source: Ioffe & Szegedy 2015, alg. 1.
     """
-    rows = g.reshape(x, [0, 0, -1])
-    mean = g.reduce_mean(rows, [0, 2])
-    centered = g.sub(rows, mean)
-    var = g.reduce_mean(g.mul(centered, centered), [0, 2])
+    y, *statistics, centered = _normalize(g, g.reshape(x, [0, 0, -1]), scale, bias, epsilon, [0, 2])
+    return g.reshape_like(y, x), *statistics, g.reshape_like(centered, x)
+
+
+@function(outputs=_NORMALIZED)
+def BatchNorm2D(
+    g: GraphBuilder, x: ir.Value, scale: ir.Value, bias: ir.Value, *, epsilon: ir.Value
+) -> tuple[Value, ...]:
+    """BatchNorm of images, (n, c, h, w), with no reshaping between: an engine may hold them in a layout of its own."""
+    return _normalize(g, x, scale, bias, epsilon, [0, 2, 3])
+
+
+def _normalize(
+    g: GraphBuilder, x: ir.Value, scale: ir.Value, bias: ir.Value, epsilon: ir.Value, axes: list[int]
+) -> tuple[Value, ...]:
+    by_channel = [1, -1] + [1] * (len(axes) - 1)
+    mean = g.reduce_mean(x, axes)
+    centered = g.sub(x, mean)
+    var = g.reduce_mean(g.mul(centered, centered), axes)
     inverse_std = g.div(g.cast_like(1.0, x), g.sqrt(g.add(var, g.cast_like(epsilon, x))))
-    factor = g.mul(inverse_std, g.reshape(scale, [1, -1, 1]))
-    y = g.add(g.mul(centered, factor), g.reshape(bias, [1, -1, 1]))
-    return g.reshape_like(y, x), *(g.reshape(v, [-1]) for v in (mean, var, inverse_std))
+    factor = g.mul(inverse_std, g.reshape(scale, by_channel))
+    y = g.add(g.mul(centered, factor), g.reshape(bias, by_channel))
+    return y, *(g.reshape(v, [-1]) for v in (mean, var, inverse_std)), centered

@@ -14,7 +14,7 @@ from onnxmx.builder.graph import DOMAIN, OPSET
 from onnxmx.builder.session import open_session
 from onnxmx.trainer.autodiff import RULES
 from onnxmx.trainer.autodiff.registry import Refusal
-from onnxmx.trainer.functions import BatchNorm, Dropout
+from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout
 from tests.trainer import rows_control, rows_operators, rows_recurrent, rows_regions, rows_space, rule_rows
 from tests.trainer.oracle import finite_difference_error, loss_and_gradients, piecewise_linear_error, runtime_error
 from tests.trainer.rule_case import Case, Shape, computed
@@ -136,6 +136,11 @@ CASES = [
            make=lambda g, x, w, b: g.op("BatchNormalization", x, w, b, np.full(3, 0.3, x.dtype.numpy()),
                                         np.full(3, 1.7, x.dtype.numpy())))
       for s in ((4, 3, 5, 5), (4, 3))),
+    Case(
+        f"{DOMAIN}.BatchNorm2D",
+        ((4, 3, 2, 5), (3,), (3,)),
+        make=lambda g, x, w, b: BatchNorm2D(g, x, w, b, epsilon=1e-5)[0],
+    ),
     *(Case(f"{DOMAIN}.BatchNorm", (s, (3,), (3,)), make=lambda g, x, w, b: BatchNorm(g, x, w, b, epsilon=1e-5)[0])
       for s in ((4, 3, 2, 5), (4, 3))),
     Case(f"{DOMAIN}.Dropout", ((6, 8),),

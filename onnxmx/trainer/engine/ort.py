@@ -6,13 +6,14 @@ Writing a next value onto its own present one would not do: a gradient may still
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from onnxmx.builder.session import PROVIDERS, open_session, providers, run_errors, runtime
 from onnxmx.builder.values import show_shape
 from onnxmx.errors import CheckpointError, DataError
+from onnxmx.trainer.engine.blocked import block_size, lower
 from onnxmx.trainer.step import StepGraph
 
 Array = np.ndarray[Any, Any]
@@ -27,6 +28,8 @@ class OrtEngine:
     threads, provider: as in `open_session`.
     Raises CheckpointError where the state is not that of this step graph.
     """
+
+    _blocks: ClassVar[bool] = True  # whether convolutions are brought to ONNX Runtime's blocked layout
 
     def __init__(
         self,
@@ -50,7 +53,8 @@ class OrtEngine:
         self._scalar_views = {n.removeprefix("metric."): v.numpy() for n, v in self._scalars.items()}
         # The batch may be of any size: a graph with a symbolic one runs as fast as with a number (docs/performance.md).
         lean = step.spec.get("checkpoint", False)
-        self._session = self._open(step.data, threads=threads, provider=provider, tidy=True, lean=lean)
+        data = lower(step.data, block_size()) if self._blocks and provider == "cpu" and not lean else step.data
+        self._session = self._open(data, threads=threads, provider=provider, tidy=True, lean=lean)
         self._bindings = [self._bind(0, 1), self._bind(1, 0)]
 
     def step(self, batch: dict[str, Array]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -128,6 +128,24 @@ def _dx(g: GraphBuilder, dy: ir.Value, w: ir.Value, window: Window, group: int) 
     )
 
 
+def _reached(g: GraphBuilder, x: ir.Value, window: Window) -> tuple[ir.Value, Window]:
+    """The part of x that windows reach, and the window over it, which then leaves nothing over.
+
+    What they leave would make the gradient as much larger, to be thrown away.
+    """
+    if not any(window.rest):
+        return x, window
+    if max(window.kernel) == 1 and not any(window.start + window.end):
+        axes = list(range(2, 2 + len(window.size)))
+        x = g.slice(x, [0] * len(axes), window.size, axes, window.stride)
+        ones = [1] * len(axes)
+        size = [-(-d // s) for d, s in zip(window.size, window.stride, strict=True)]
+        return x, replace(window, size=size, stride=ones, rest=[0] * len(axes))
+    end = [max(e - r, 0) for e, r in zip(window.end, window.rest, strict=True)]
+    rest = [max(r - e, 0) for e, r in zip(window.end, window.rest, strict=True)]
+    return x, replace(window, end=end, rest=rest)
+
+
 def _dw(g: GraphBuilder, x: ir.Value, w: ir.Value, dy: ir.Value, window: Window, group: int) -> Value:
     """dW as one convolution: images as channels, dy as the kernel, and the channels of x laid along the last axis.
 
@@ -135,6 +153,7 @@ def _dw(g: GraphBuilder, x: ir.Value, w: ir.Value, dy: ir.Value, window: Window,
     element (.., j C + c) is dW[.., c, j]. Three times faster than the convolution that swaps batch and channel, and
     nearly twice as fast as im2col by slices (docs/performance.md).
     """
+    x, window = _reached(g, x, window)
     n = len(window.size)
     channels = static(x, 1) // group
     units = static(dy, 1)

@@ -71,7 +71,7 @@ def _batch_norm_in_training(
     return g.sum(*parts), dscale, dbias, *before
 
 
-@gradient("BatchNorm", domain=DOMAIN)
+@gradient("BatchNorm", "BatchNorm2D", domain=DOMAIN)
 def batch_norm(
     g: GraphBuilder,
     node: ir.Node,
@@ -79,17 +79,18 @@ def batch_norm(
     dmean: ir.Value | None = None,
     dvar: ir.Value | None = None,
     dinv: ir.Value | None = None,
+    dcentered: ir.Value | None = None,
 ) -> Any:
     """dx = scale / std * (dy - mean(dy) - xh * mean(dy * xh));  dscale = sum(dy * xh);  dbias = sum(dy)
 
     xh = (x - mean) / std, where mean and std are the batch's own and so depend on x. Where the statistics are read too,
-    as the gradient itself does: dx = dmean / n + (x - mean) (2 dvar - dinv / std^3) / n, dinv that of 1 / std.
+    as the gradient itself does: dx = dmean / n + (x - mean) (2 dvar - dinv / std^3) / n + dc - mean(dc), dinv that of
+    1 / std and dc that of x - mean.
     Source: Ioffe & Szegedy 2015, section 3.
     """
     x, scale, _bias = (v for v in node.inputs if v is not None)
-    _y, mean, _var, inverse_std = node.outputs
+    _y, _mean, _var, inverse_std, centered = node.outputs
     count = g.count(x, [k for k in range(rank(x)) if k != 1])
-    centered = g.sub(x, _by_channel(g, mean, x))
     parts: list[ir.Value] = []
     dscale = dbias = None
     if dy is not None:
@@ -105,6 +106,8 @@ def batch_norm(
     if dinv is not None:
         cube = g.mul(g.mul(inverse_std, inverse_std), inverse_std)
         parts.append(g.neg(g.mul(centered, _by_channel(g, g.div(g.mul(dinv, cube), count), x))))
+    if dcentered is not None:
+        parts.append(g.sub(dcentered, _by_channel(g, g.div(_over_batch(g, dcentered), count), x)))
     return g.sum(*parts), dscale, dbias
 
 

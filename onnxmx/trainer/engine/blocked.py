@@ -1,0 +1,355 @@
+"""Convolutions with weights that change, in ONNX Runtime's blocked layout on a CPU.
+
+ONNX Runtime's fastest CPU convolution works on images whose channels lie in blocks: (n, c / b, h, w, b), b = 16 with
+AVX-512, 8 with AVX2. Its own optimizer uses it only where a weight is a constant, which in training none is. So this
+pass does what that optimizer does, on a step graph that is about to be opened: it puts the kernels of
+`com.microsoft.nchwc` in the place of Conv, and of ConvTranspose with stride 1 (the gradient of Conv's input), with the
+weights brought to the blocked layout by a Transpose inside the graph. Elementwise operators, sums and transposes
+between them work on the blocked images too, so that these are not reordered in between.
+
+The step file stays as it is, in standard operators. Only what this process hands to its own session changes.
+
+A blocked image of the nominal shape (n, c, h, w) is held as a value of shape (n, c / b, h, w b): one row of an image
+is then the run of memory along which ONNX Runtime broadcasts and sums, long enough to be fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+DOMAIN = "com.microsoft.nchwc"
+_POINTWISE = {
+    *("Abs", "Add", "Cast", "Clip", "Div", "Elu", "Equal", "Erf", "Exp", "Greater", "HardSigmoid", "HardSwish"),
+    *("LeakyRelu", "Less", "Log", "Max", "Min", "Mul", "Neg", "Not", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sign"),
+    *("Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "Where"),
+}
+_CHANNEL_SUM = [0, 2, 3]
+
+
+def lower(data: bytes, b: int | None) -> bytes:
+    """The graph of a step file with its convolutions in blocks of `b` channels. The same bytes where nothing fits.
+
+    data: a serialized model.   b: what `block_size()` says.
+    """
+    if b is None or b"Conv" not in data:
+        return data
+    model = ir.from_proto(onnx.load_from_string(data))
+    if not any(node.op_type in ("Conv", "ConvTranspose") for node in model.graph):
+        return data
+    passes.InlinePass()(model)
+    inferred = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model)))
+    lowering = _Lowering(inferred.graph, b)
+    if not lowering.run():
+        return data
+    passes.RemoveUnusedNodesPass()(inferred)
+    inferred.opset_imports[DOMAIN] = 1
+    return bytes(ir.to_proto(inferred).SerializeToString())
+
+
+@cache
+def block_size() -> int | None:
+    """How many channels a block has on this machine; None where ONNX Runtime has no blocked layout or another one.
+
+    It is asked with one image whose elements are numbered: reordered, its second element is that of channel 1.
+    """
+    from onnxmx.builder.session import open_session
+
+    c, space = 32, 2
+    nodes = [onnx.helper.make_node("ReorderInput", ["x"], ["y"], domain=DOMAIN)]
+    ports = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, c, 1, space]) for n in "xy"]
+    graph = onnx.helper.make_graph(nodes, "probe", ports[:1], ports[1:])
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid(DOMAIN, 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    x = np.arange(c * space, dtype=np.float32).reshape(1, c, 1, space)
+    try:
+        (y,) = open_session(model.SerializeToString(), threads=1).run(None, {"x": x})
+    except Exception:  # another version of ONNX Runtime, or another processor
+        return None
+    for b in (8, 16):
+        if np.array_equal(y.ravel(), x.reshape(c // b, b, space).transpose(0, 2, 1).ravel()):
+            return b
+    return None
+
+
+class _Lowering:
+    """One walk over a graph in its order. Each value may have a plain form, a blocked one, or both."""
+
+    def __init__(self, graph: ir.Graph, b: int) -> None:
+        self.graph, self.b = graph, b
+        self.blocked: dict[ir.Value, ir.Value] = {}
+        self._plain: dict[ir.Value, ir.Value] = {}
+        self._weights: dict[tuple[ir.Value, str], ir.Value] = {}
+        self._constants: dict[tuple[Any, ...], ir.Value] = {}
+        self._at: ir.Node | None = None
+        self._count = 0
+
+    def run(self) -> int:
+        """Rewrite the graph. Returns the number of convolutions that were."""
+        convolutions = 0
+        for node in list(self.graph):
+            self._at = node
+            if node.domain in ("", "ai.onnx"):
+                done = self._rewrite(node)
+                convolutions += done and node.op_type in ("Conv", "ConvTranspose")
+                if done:
+                    continue
+            for k, x in enumerate(node.inputs):
+                if x in self.blocked and x is not None:
+                    node.replace_input_with(k, self.plain(x))
+        return convolutions
+
+    def _rewrite(self, node: ir.Node) -> bool:
+        rewrite: Callable[[ir.Node], bool] | None = {
+            "Conv": self._conv,
+            "ConvTranspose": self._conv_transpose,
+            "MaxPool": self._pool,
+            "Transpose": self._transpose,
+            "ReduceSum": self._reduce,
+            "ReduceMean": self._reduce,
+            "Shape": self._shape_of,
+        }.get(node.op_type)
+        if rewrite is not None:
+            return rewrite(node)
+        return node.op_type in _POINTWISE and self._pointwise(node)
+
+    # Values
+
+    def plain(self, x: ir.Value) -> ir.Value:
+        """`x` in the layout of ONNX. What is no float is computed by its own node, which is still there."""
+        if x not in self.blocked or x.dtype != ir.DataType.FLOAT:
+            return x
+        if x not in self._plain:
+            c = _sizes(x)[0]
+            nominal = self._reshape(self.blocked[x], [0, *_sizes(x)])
+            self._plain[x] = self._op("ReorderOutput", nominal, domain=DOMAIN, channels=c)
+        return self._plain[x]
+
+    def block(self, x: ir.Value) -> ir.Value:
+        """`x` in blocks."""
+        if x not in self.blocked:
+            nominal = self._op("ReorderInput", x, domain=DOMAIN)
+            self.blocked[x] = self._reshape(nominal, self._shape(x))
+            self._plain[x] = x
+        return self.blocked[x]
+
+    def fits(self, x: ir.Value | None) -> bool:
+        """Whether `x` is an image of whole blocks."""
+        sizes = _sizes(x)
+        return len(sizes) == 3 and sizes[0] % self.b == 0
+
+    def _shape(self, x: ir.Value) -> list[int]:
+        c, h, w = _sizes(x)
+        return [0, c // self.b, h, w * self.b]
+
+    def _set(self, y: ir.Value, nominal: ir.Value) -> bool:
+        """`nominal`, a blocked image under its shape in ONNX, is what `y` is in blocks."""
+        self.blocked[y] = self._reshape(nominal, self._shape(y))
+        return True
+
+    # Rewrites: each returns whether it was one
+
+    def _conv(self, node: ir.Node) -> bool:
+        x, w, *bias = node.inputs
+        o, c = _channels(w)
+        narrow = c < self.b and len(_sizes(x)) == 3  # its kernel reads ONNX's layout
+        whole = self.fits(x) or narrow
+        if not o or o % self.b or not whole or _int(node, "group", 1) != 1 or not self._varies(w):
+            return False
+        assert x is not None
+        assert w is not None
+        image = self.plain(x) if narrow else self._reshape(self.block(x), [0, *_sizes(x)])
+        weight = self._weight(w, "thin" if narrow else "conv")
+        biases = [v for v in bias if v is not None]
+        y = self._op("Conv", image, weight, *biases, domain=DOMAIN, attributes=node.attributes.values())
+        return self._set(node.outputs[0], y)
+
+    def _conv_transpose(self, node: ir.Node) -> bool:
+        """With stride 1 it is the convolution by the kernel turned round, with its channels swapped."""
+        dy, w, *bias = node.inputs
+        o, c = _channels(w)
+        sizes, y = _sizes(dy), node.outputs[0]
+        if not o or o % self.b or c % self.b or not self.fits(dy) or any(v is not None for v in bias):
+            return False
+        if _int(node, "group", 1) != 1 or not self.fits(y) or not self._varies(w):
+            return False
+        ones = all(set(node.attributes.get_ints(a, (1, 1))) == {1} for a in ("strides", "dilations"))
+        if not ones or any(node.attributes.get_ints("output_padding", (0, 0))) or "output_shape" in node.attributes:
+            return False
+        assert w is not None
+        assert dy is not None
+        kernel = list(_kernel(w))
+        pads = [k - 1 - p for k, p in zip(kernel * 2, node.attributes.get_ints("pads", (0, 0, 0, 0)), strict=True)]
+        if min(pads) < 0 or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+            return False
+        image = self._reshape(self.block(dy), [0, *sizes])
+        made = self._op("Conv", image, self._weight(w, "back"), domain=DOMAIN, pads=pads, kernel_shape=kernel)
+        return self._set(y, made)
+
+    def _pool(self, node: ir.Node) -> bool:
+        x = node.inputs[0]
+        if x not in self.blocked or len(node.outputs) != 1 or not self.fits(node.outputs[0]):
+            return False
+        assert x is not None
+        image = self._reshape(self.blocked[x], [0, *_sizes(x)])
+        kept = [a for a in node.attributes.values() if a.name != "storage_order"]
+        return self._set(node.outputs[0], self._op("MaxPool", image, domain=DOMAIN, attributes=kept))
+
+    def _pointwise(self, node: ir.Node) -> bool:
+        """Inputs of the output's own shape are taken in blocks, one value a channel is laid along a row."""
+        y = node.outputs[0]
+        if not self.fits(y) or not any(x in self.blocked for x in node.inputs):
+            return False
+        inputs: list[ir.Value] = []
+        for x in node.inputs:
+            found = None if x is None else self._operand(x, y)
+            if found is None:
+                return False
+            inputs.append(found)
+        made = self._op(node.op_type, *inputs, attributes=node.attributes.values())
+        self.blocked[y] = made
+        return True
+
+    def _operand(self, x: ir.Value, y: ir.Value) -> ir.Value | None:
+        if x.shape is None or any(not isinstance(d, int) for d in x.shape[1:]):
+            return None
+        if len(x.shape) == 4 and self.fits(x) and _sizes(x) == _sizes(y) and x.shape[0] == y.shape[0]:  # type: ignore[index]
+            return self.block(x) if x in self.blocked or x.dtype == ir.DataType.FLOAT else None
+        sizes = [1] * (4 - len(x.shape)) + list(x.shape)
+        if sizes == [1, 1, 1, 1]:
+            return x
+        c, _, w = _sizes(y)
+        if sizes != [1, c, 1, 1]:
+            return None
+        return self._along_rows(x, c, w)
+
+    def _along_rows(self, x: ir.Value, c: int, w: int) -> ir.Value:
+        """(c, 1, 1) -> (1, c / b, 1, w b)"""
+        key = (x, f"rows{w}")
+        if key not in self._weights:
+            spread = self._op(
+                "Expand", self._reshape(x, [c // self.b, 1, self.b]), self._ints([c // self.b, w, self.b])
+            )
+            self._weights[key] = self._reshape(spread, [1, c // self.b, 1, w * self.b])
+        return self._weights[key]
+
+    def _reduce(self, node: ir.Node) -> bool:
+        """Over everything but the channels, in three sums that each run along memory."""
+        x, *axes = node.inputs
+        over = ir.convenience.get_const_tensor(axes[0]) if axes and axes[0] is not None else None
+        if x not in self.blocked or over is None or sorted(a % 4 for a in over.numpy()) != _CHANNEL_SUM:
+            return False
+        assert x is not None
+        c, _, w = _sizes(x)
+        how = node.op_type
+        rows = self._op(how, self.blocked[x], self._ints([2]), keepdims=0)  # (n, c / b, w b)
+        row = self._op(how, rows, self._ints([0]), keepdims=0)
+        sums = self._op(how, self._reshape(row, [c // self.b, w, self.b]), self._ints([1]), keepdims=0)
+        self._replace(node, self._reshape(sums, [1, c, 1, 1] if _int(node, "keepdims", 1) else [c]))
+        return True
+
+    def _transpose(self, node: ir.Node) -> bool:
+        """To channels last, as the gradient of a convolution's weight reads its input."""
+        x = node.inputs[0]
+        last = list(node.attributes.get_ints("perm", ())) == [0, 2, 3, 1]
+        if x not in self.blocked or not last:
+            return False
+        assert x is not None
+        c, h, w = _sizes(x)
+        if c == self.b:
+            y = self.blocked[x]
+        else:
+            blocks = self._reshape(self.blocked[x], [0, c // self.b, h * w, self.b])
+            y = self._op("Transpose", blocks, perm=[0, 2, 1, 3])
+        self._replace(node, self._reshape(y, [0, h, w, c]))
+        return True
+
+    def _shape_of(self, node: ir.Node) -> bool:
+        x = node.inputs[0]
+        if x not in self.blocked or x in self._plain:
+            return False
+        assert x is not None
+        nominal = self._reshape(self.blocked[x], [0, *_sizes(x)])
+        self._replace(node, self._op("Shape", nominal, attributes=node.attributes.values()))
+        return True
+
+    # Nodes
+
+    def _varies(self, w: ir.Value | None) -> bool:
+        return w is not None and ir.convenience.get_const_tensor(w) is None
+
+    def _weight(self, w: ir.Value, how: str) -> ir.Value:
+        """A convolution's weight in blocks of inputs and outputs; turned round for the way back."""
+        if (w, how) not in self._weights:
+            b, (o, c), (kh, kw) = self.b, _channels(w), _kernel(w)
+            if how == "thin":
+                split, perm, shape = [o // b, b, c, kh, kw], [0, 2, 3, 4, 1], [o, c, kh, kw]
+            elif how == "conv":
+                split, perm, shape = [o // b, b, c // b, b, kh, kw], [0, 2, 4, 5, 3, 1], [o, c, kh, kw]
+            else:
+                split, perm, shape = [o // b, b, c // b, b, kh, kw], [2, 0, 4, 5, 1, 3], [c, o, kh, kw]
+                far = np.iinfo(np.int64).min
+                w_turned = self._op("Slice", w, *(self._ints(v) for v in ([-1, -1], [far, far], [2, 3], [-1, -1])))
+            source = w_turned if how == "back" else w
+            self._weights[w, how] = self._reshape(self._op("Transpose", self._reshape(source, split), perm=perm), shape)
+        return self._weights[w, how]
+
+    def _replace(self, node: ir.Node, by: ir.Value) -> None:
+        """Let `by` be read in the place of the output of `node`."""
+        (y,) = node.outputs
+        by.shape, by.type = y.shape, y.type
+        y.replace_all_uses_with(by)
+
+    def _reshape(self, x: ir.Value, shape: Sequence[int]) -> ir.Value:
+        return self._op("Reshape", x, self._ints(shape))
+
+    def _ints(self, numbers: Sequence[int]) -> ir.Value:
+        key = tuple(numbers)
+        if key not in self._constants:
+            self._constants[key] = ir.Value(
+                name=f"blocked.ints.{len(self._constants)}", const_value=ir.tensor(np.array(numbers, np.int64))
+            )
+            self.graph.register_initializer(self._constants[key])
+        return self._constants[key]
+
+    def _op(
+        self, op_type: str, *inputs: ir.Value, domain: str = "", attributes: Sequence[ir.Attr] | Any = (), **named: Any
+    ) -> ir.Value:
+        attributes = [*attributes, *ir.convenience.convert_attributes(named)]
+        self._count += 1
+        node = ir.Node(domain, op_type, inputs, attributes, name=f"blocked.{self._count}.{op_type}")
+        node.outputs[0].name = f"blocked.{self._count}"
+        assert self._at is not None
+        self.graph.insert_before(self._at, node)
+        return node.outputs[0]
+
+
+def _sizes(x: ir.Value | None) -> tuple[int, ...]:
+    """Channels, height and width of an image; () for what is none, or of sizes that are not known."""
+    if x is None or x.shape is None or len(x.shape) != 4:
+        return ()
+    sizes = tuple(x.shape[1:])
+    return tuple(int(d) for d in sizes) if all(isinstance(d, int) for d in sizes) else ()  # type: ignore[arg-type]
+
+
+def _channels(w: ir.Value | None) -> tuple[int, int]:
+    """The first two sizes of a convolution's weight of rank 4; zeros for any other."""
+    if w is None or w.shape is None or len(w.shape) != 4 or any(not isinstance(d, int) for d in w.shape):
+        return 0, 0
+    return int(w.shape[0]), int(w.shape[1])  # type: ignore[arg-type]
+
+
+def _kernel(w: ir.Value) -> tuple[int, int]:
+    """The last two sizes of a weight that has `_channels`."""
+    assert w.shape is not None
+    return int(w.shape[2]), int(w.shape[3])  # type: ignore[arg-type]
+
+
+def _int(node: ir.Node, name: str, default: int) -> int:
+    return node.attributes.get_int(name, default)
