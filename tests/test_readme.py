@@ -37,7 +37,7 @@ def test_the_data_of_its_page_is_trained_on(tmp_path: Path) -> None:
 
 def test_the_gradients_of_their_page_are_taken(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/gradients.md").read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     lines = "".join(blocks).replace("twice(x=", "hessian = twice(x=") + "\nprint(hessian)\n"
     (tmp_path / "lines.py").write_text(lines)
     assert run("lines.py", folder=tmp_path).split() == ["[6.", "0.", "0.", "0.]"]

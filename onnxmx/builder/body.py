@@ -92,6 +92,8 @@ def copy_node(b: GraphBuilder, node: ir.Node, known: Mapping[ir.Value, ir.Value]
         return (b.constant(tensor.numpy()),)
     if (function := node.meta.get("function")) is not None:
         return b.call(function, inputs, {name: a.value for name, a in node.attributes.items()})
+    if node.domain not in ("", "ai.onnx"):  # a call of a function of the model
+        return tuple(b.again(node, inputs).outputs)
     return b.copy(node, with_numbers(b, node, inputs), known)
 
 

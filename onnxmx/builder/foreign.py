@@ -17,6 +17,7 @@ import onnx.inliner
 import onnx.version_converter
 import onnx_ir as ir
 
+from onnxmx.builder.functions import KEPT
 from onnxmx.builder.guard import graphs, nodes
 from onnxmx.builder.inference import IR_VERSION, OPSET
 from onnxmx.builder.values import initializer
@@ -38,9 +39,11 @@ def normalize(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
     _drop_inputs_with_numbers(proto.graph)
     for port in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         _mend_sizes(port)
-    ours = [(f.domain, f.name) for f in proto.functions if f.domain == _OWN]
-    if len(ours) < len(proto.functions):
-        proto = onnx.inliner.inline_selected_functions(proto, ours, exclude=True)
+    names = [(f.domain, f.name) for f in proto.functions]
+    # The converter knows no functions, so those of another opset have to go before it.
+    kept = [n for n in names if n[0] == _OWN or (version == OPSET and n in KEPT)]
+    if len(kept) < len(names):
+        proto = onnx.inliner.inline_selected_functions(proto, kept, exclude=True)
     _check_form(proto, what)
     if version != OPSET:
         proto = _convert(proto, version, what)

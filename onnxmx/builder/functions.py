@@ -28,6 +28,10 @@ from onnxmx.errors import GraphError, ShapeError
 
 Kind = tuple[ir.TypeProtocol | None, ir.Shape | None]
 
+KEPT: set[tuple[str, str]] = set()
+"""Functions, by domain and name, that are not put in place of their calls when a file is loaded: they have a gradient
+rule of their own."""
+
 _REF_TYPES = {
     float: ("value_float", ir.AttributeType.FLOAT),
     int: ("value_int", ir.AttributeType.INT),

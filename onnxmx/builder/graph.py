@@ -244,7 +244,10 @@ class GraphBuilder(Scopes, Ops):
         """Add a copy of a node of this graph, a call of a function too, on other inputs of the same types."""
         name, n = self._claim(self._path(node.name or node.op_type)), len(node.outputs)
         outputs = [self._value(name if n == 1 else f"{name}.{k}", y.type, y.shape) for k, y in enumerate(node.outputs)]
-        copy = ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), outputs=outputs, name=name)
+        attributes = node.attributes.values()
+        copy = ir.Node(
+            node.domain, node.op_type, inputs, attributes, overload=node.overload, outputs=outputs, name=name
+        )
         copy.meta.update(node.meta)
         if source := node.metadata_props.get(SOURCE):
             copy.metadata_props[SOURCE] = source

@@ -19,6 +19,7 @@ from onnxmx.builder.graph import GraphBuilder
 from onnxmx.builder.metadata import CHECKPOINT, SOURCE
 from onnxmx.builder.model import Model
 from onnxmx.errors import GraphError, ShapeError
+from onnxmx.trainer.autodiff.registry import is_users_own
 from onnxmx.trainer.autodiff.rules.recurrence import time_major
 from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout
 
@@ -34,13 +35,18 @@ class Training:
     seed, step: int64 scalars that random numbers are drawn from.
     running: by name, the next value of each running statistic met so far.
     streams: how many nodes have drawn random numbers so far.
+    rules: whether functions with a gradient rule of the user's own stay functions, until `open_called`.
     """
 
     seed: ir.Value
     step: ir.Value
     running: dict[str, ir.Value] = field(default_factory=dict)
     streams: int = 0
+    rules: bool = True
 
+
+CALLED = "differentiated"
+"""The overload of functions of a model that stay functions until they are differentiated."""
 
 Rewrite = Callable[[GraphBuilder, Training, ir.Node, Sequence[ir.Value | None]], Sequence[ir.Value]]
 
@@ -56,7 +62,9 @@ def copy_model(g: GraphBuilder, model: Model, values: Values, training: Training
     training: given, the copy is the training form.
     Returns the outputs by name. Raises GraphError where a node cannot be copied.
     """
-    graph = without_functions(model.ir).graph
+    opened = without_functions(model.ir, ruled=training is not None and training.rules)
+    graph = opened.graph
+    g.functions |= {f"{f.domain}.{f.name}.{f.overload}": f for f in opened.functions.values()}
     known: Known = {None: None}
     for name, value in graph.initializers.items():
         if name in values:
@@ -94,6 +102,8 @@ def _copied(
         return [g.constant(tensor.numpy())]
     if subgraphs(node):
         return _copied_control(g, node, inputs, known, training)
+    if node.overload == CALLED:
+        return g.again(node, inputs).outputs
     rewrite = _REWRITES.get(node.op_type) if training is not None else None
     return rewrite(g, training, node, inputs) if rewrite and training else g.copy(node, with_numbers(g, node, inputs))
 
@@ -129,19 +139,35 @@ def only_output(model: Model) -> ir.Value:
     return outputs[0]
 
 
-def without_functions(model: ir.Model) -> ir.Model:
-    """The model with the bodies of its functions in place of the nodes that call them: operators have gradients."""
+def without_functions(model: ir.Model, *, ruled: bool = False) -> ir.Model:
+    """The model with the bodies of its functions in place of the nodes that call them: operators have gradients.
+
+    ruled: functions with a gradient rule of the user's own stay.
+    """
     if not model.functions:
         return model
     copy = ir.from_proto(ir.to_proto(model))
-    passes.InlinePass()(copy)
+    passes.InlinePass(lambda f: not (ruled and is_users_own(f.domain, f.name)))(copy)
+    for node in (*copy.graph.all_nodes(), *(n for f in copy.functions.values() for n in f.all_nodes())):
+        node.overload = CALLED if node.op_identifier() in copy.functions else node.overload
+    kept = list(copy.functions.values())
+    copy.functions.clear()
+    for function in kept:
+        function.overload = CALLED
+        copy.functions[function.identifier()] = function
     return copy
+
+
+def open_called(model: ir.Model) -> None:
+    """Put the bodies of those functions in place that stayed for the sweep."""
+    if any(f.overload == CALLED for f in model.functions.values()):
+        passes.InlinePass(lambda f: f.overload == CALLED)(model)
 
 
 def _check_copyable(node: ir.Node) -> None:
     """Raises GraphError for what neither a copy nor a gradient can be made of."""
     source = node.metadata_props.get(SOURCE)
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in ("", "ai.onnx") and node.overload != CALLED:
         raise GraphError(
             f"training expected operators of ai.onnx; found {node.domain}.{node.op_type} in {node.name!r}",
             at=source,

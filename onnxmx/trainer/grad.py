@@ -19,7 +19,7 @@ from onnxmx.builder.values import dims
 from onnxmx.errors import GradientError, ShapeError, UsageError
 from onnxmx.trainer import losses
 from onnxmx.trainer.autodiff.backward import pull_back
-from onnxmx.trainer.forward import only_output
+from onnxmx.trainer.forward import only_output, open_called, without_functions
 from onnxmx.trainer.logits import before_activation, ends_in_activation
 
 
@@ -53,9 +53,8 @@ def grad(
             mend=f"For example wrt={list(model.inputs)[:1]}.",
         )
     names = list(dict.fromkeys(names))
-    copy = ir.from_proto(ir.to_proto(model.ir))
-    if copy.functions:  # operators have gradients
-        passes.InlinePass()(copy)
+    copy = without_functions(ir.from_proto(ir.to_proto(model.ir)), ruled=True)
+    if model.ir.functions:
         copy = infer_anew(copy)
     g = GraphBuilder.on(copy)
     if loss is not None:
@@ -66,6 +65,7 @@ def grad(
     cotangent = None if y.shape == () else _cotangent(g, y)
     for name, dx in zip(names, gradients(y, xs, cotangent, builder=g), strict=True):
         g.output(dx, _free(g, f"grad.{name}"))
+    open_called(copy)
     passes.RemoveUnusedNodesPass()(copy)
     passes.CommonSubexpressionEliminationPass()(copy)
     return Model(ir.from_proto(check(ir.to_proto(copy), "the model with its gradients")))

@@ -29,7 +29,7 @@ from onnxmx.files import sha256, write_atomic
 from onnxmx.trainer import losses, metrics, state
 from onnxmx.trainer.autodiff import gradients
 from onnxmx.trainer.clipping import ClipGlobalNorm, global_norm
-from onnxmx.trainer.forward import Training, copy_model, only_output
+from onnxmx.trainer.forward import Training, copy_model, only_output, open_called
 from onnxmx.trainer.logits import before_activation, ends_in_activation, logits_of
 from onnxmx.trainer.optimizers import Optimizer
 from onnxmx.trainer.update import Rates, state_of, updates
@@ -116,7 +116,7 @@ def compile_step(
     only_output(model)
     batch, label_value = _batch(g, model, rules, label)
     states = _state_inputs(g, model, optimizer)
-    training = Training(states["seed"], states["step"])
+    training = Training(states["seed"], states["step"], rules=maker.plain)
     weights = {name: states[name] for name in model.parameters()}
     (output,) = copy_model(g, model, batch | weights, training).values()
     if lost := [name for name in training.running if name not in states]:
@@ -244,6 +244,7 @@ _MEANINGS = {
 def _finish(g: GraphBuilder, title: str, made_of: dict[str, str], *, plain: bool = True) -> StepGraph:
     """Drop what nothing reads, share what is computed twice, check what is plain ONNX, and describe."""
     model = g.model()
+    open_called(model)
     for tidy in (
         passes.RemoveUnusedNodesPass(),
         passes.CommonSubexpressionEliminationPass(),

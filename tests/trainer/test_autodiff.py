@@ -13,7 +13,7 @@ import pytest
 
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.errors import GradientError
+from onnxmx.errors import GradientError, UsageError
 from onnxmx.trainer.autodiff import RULES, gradient, gradients, refuse_gradient, zero_gradient
 from onnxmx.trainer.autodiff.registry import Refusal, rule_for
 from tests.trainer.nets import run_graph
@@ -146,7 +146,7 @@ def test_an_operator_without_a_rule_off_the_way_is_no_matter(registry: None) -> 
 
 
 def test_refused_operators(registry: None) -> None:
-    refuse_gradient("Hardmax", why="it jumps")
+    refuse_gradient("Hardmax", why="it jumps", replace=True)
     g = GraphBuilder()
     x = g.input("x", (2, 3))
     y = g.op("Hardmax", x)
@@ -160,7 +160,7 @@ def test_every_refusal_says_why() -> None:
 
 
 def test_a_rule_of_ones_own(registry: None) -> None:
-    @gradient("HardSigmoid")
+    @gradient("HardSigmoid", replace=True)
     def hard_sigmoid(g: GraphBuilder, node: Any, dy: Value) -> Value:
         """dx = 0.2 dy where 0 < y < 1"""
         y = node.outputs[0]
@@ -169,6 +169,40 @@ def test_a_rule_of_ones_own(registry: None) -> None:
 
     x = np.array([[-9.0, 0.5, 9.0]], np.float32)
     np.testing.assert_allclose(derivative(lambda g, v: g.op("HardSigmoid", v), x), [[0, 0.2, 0]], rtol=1e-6)
+
+
+def test_a_second_rule_is_an_error_that_names_both(registry: None) -> None:
+    kept = RULES["Exp"]
+
+    def other(g: GraphBuilder, node: Any, dy: Value) -> Value:
+        return dy
+
+    with pytest.raises(
+        UsageError, match=r"'Exp' expected one gradient rule; found exp \(.*\) and .*other \("
+    ) as caught:
+        gradient("Exp")(other)
+    assert "replace=True" in str(caught.value.mend)
+    assert "test_autodiff.py:" in (caught.value.at or "")
+    with pytest.raises(UsageError, match="and a gradient of zero"):
+        zero_gradient("Exp")
+    with pytest.raises(UsageError, match=r"found a gradient of zero and a refusal \(no\)"):
+        refuse_gradient("Floor", why="no")
+    assert RULES["Exp"] is kept
+    gradient("Exp", replace=True)(other)
+    assert RULES["Exp"] is other
+
+
+def test_a_rule_that_is_defined_once_more(registry: None) -> None:
+    """A cell of a notebook that is run again."""
+    made = []
+    for _ in range(2):
+
+        @gradient("Mine", domain="here")
+        def rule(g: GraphBuilder, node: Any, dy: Value) -> Value:
+            return dy
+
+        made.append(rule)
+    assert RULES["here.Mine"] is made[1]
 
 
 def test_each_domain_has_rules_of_its_own(registry: None) -> None:
@@ -228,7 +262,7 @@ def test_sizes_that_must_be_known(make: Any, text: str) -> None:
 
 
 def test_a_rule_that_returns_too_many_gradients(registry: None) -> None:
-    gradient("Exp")(lambda g, node, dy: (dy, dy))
+    gradient("Exp", replace=True)(lambda g, node, dy: (dy, dy))
     with pytest.raises(
         GradientError, match=r"rule of Exp in 'Exp' expected to return 1 gradients.*; found 2"
     ) as caught:
