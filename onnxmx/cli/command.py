@@ -40,14 +40,13 @@ def command(*, example: str) -> Callable[[Callable[..., Answer | None]], click.C
 
     def make(function: Callable[..., Answer | None]) -> click.Command:
         @functools.wraps(function)
-        def run(form: str, **options: Any) -> None:
+        def run(form: str, **options: Any) -> int | None:
             stdout = sys.stdout
             # A model's own code, or a library, may print: stdout is for the answer alone.
             with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
                 warnings.showwarning = _show_warning
                 answer = function(**options)
-                if answer is not None:
-                    answer.write(stdout, as_json=form == "json")
+                return answer.write(stdout, as_json=form == "json") if answer is not None else None
 
         lines = "\n".join(f"  {line}" for line in example.splitlines())
         run = _format_option(debug_option(run))

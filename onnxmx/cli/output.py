@@ -14,7 +14,8 @@ import click
 class Answer(Protocol):
     """What a command returns."""
 
-    def write(self, stdout: TextIO, *, as_json: bool) -> None: ...
+    def write(self, stdout: TextIO, *, as_json: bool) -> int | None:
+        """Returns the exit code where it is not 0."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,22 @@ class Result:
 
 @dataclass(frozen=True)
 class Stream:
-    """Answers without end, written as they come: a line each, in JSON a JSON object a line."""
+    """Answers without end, written as they come: a line each, in JSON a JSON object a line.
+
+    One that holds an "error" makes the exit code 1, and its text goes to stderr in both forms.
+    """
 
     items: Iterable[tuple[dict[str, Any], str]]
 
-    def write(self, stdout: TextIO, *, as_json: bool) -> None:
+    def write(self, stdout: TextIO, *, as_json: bool) -> int | None:
+        failed = False
         for data, text in self.items:
-            click.echo(to_json(data) if as_json else text, file=stdout)
+            failed |= "error" in data
+            if "error" in data:
+                click.echo(text, err=True)
+            if as_json or "error" not in data:
+                click.echo(to_json(data) if as_json else text, file=stdout)
+        return 1 if failed else None
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxmx.cli.command import command, given, library_option
 from onnxmx.cli.output import Answer, Result, Stream
-from onnxmx.errors import UsageError
+from onnxmx.cli.report import to_object
+from onnxmx.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from onnxmx.trainer.predict import Predictor
 
 _PREDICTOR = "onnxmx.trainer.predict:Predictor"
 _SHOWN = 8
@@ -44,7 +48,8 @@ def predict(model: str, inputs: tuple[str, ...], **options: Any) -> Answer:
 
     MODEL is an .onnx file. Each INPUT is an image, an .npy file of one sample or a batch, or a .csv file with a row a
     sample; or the only INPUT is -, for JSON lines on stdin: a sample a line, as a list or as {"<input>": list}. Each
-    line is answered as soon as it is read, in JSON by a line of JSON.
+    line is answered as soon as it is read, in JSON by a line of JSON. One that cannot be answered gets its error, on
+    stderr and in JSON as {"input": "line 7", "error": ...}; the others are answered too, and the exit code is 1.
 
     Numbers are raw, as the dataset stores them: the model's own preprocessing is applied here. An image is brought to
     the model's channels and size, and its white to the raw value of white: 255, or where the model's preprocessing
@@ -57,9 +62,18 @@ def predict(model: str, inputs: tuple[str, ...], **options: Any) -> Answer:
         raise UsageError("- expected to be the only input; found others", mend="Predict the files by another command.")
     predictor = Predictor(load(model), **given(options))
     if inputs == ("-",):
-        return Stream(_answers(predictor.stream(sys.stdin.buffer)))
+        return Stream(_each(predictor, sys.stdin.buffer))
     answers = list(_answers(predictor.files(inputs)))
     return Result({"predictions": [data for data, _ in answers]}, "\n".join(text for _, text in answers))
+
+
+def _each(predictor: Predictor, lines: Iterable[bytes]) -> Iterator[tuple[dict[str, Any], str]]:
+    """An answer for each line; for one that cannot be answered, its error."""
+    for number, line in enumerate(lines, 1):
+        try:
+            yield from _answers(predictor.stream([line], number))
+        except DataError as error:
+            yield {"input": f"line {number}", **to_object(error)}, f"{type(error).__name__}: {error}"
 
 
 def _answers(predictions: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:

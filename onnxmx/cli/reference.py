@@ -23,8 +23,9 @@ Written by `python -m onnxmx.cli.reference docs/cli.md`; a test fails when it is
 
 **Output.** Answers go to stdout, progress and errors to stderr. With `--format json` stdout gets one JSON object and
 nothing else, for an error too: `{{"error": {{"type": ..., "message": ..., "at": ..., "mend": ...}}}}`, of which `at`
-and `mend` may be null. The exception is `predict MODEL -`, which answers each line of stdin by a line of JSON. A number
-that is not finite is null. A traceback is shown only with `--debug`, before or after the command.
+and `mend` may be null. The exception is `predict MODEL -`, which answers each line of stdin by a line of JSON, and one
+that cannot be answered by its error. A number that is not finite is null. A traceback is
+shown only with `--debug`, before or after the command.
 """
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -27,9 +28,14 @@ def report(error: BaseException, *, as_json: bool) -> int:
     with contextlib.suppress(OSError):  # nobody reads it: there is nobody left to tell
         click.echo(f"{kind}: {shown}", err=True)
         if as_json:
-            found = {"type": kind, "message": shown.problem, "at": shown.at, "mend": shown.mend}
-            click.echo(to_json({"error": found}))
+            click.echo(to_json(to_object(shown, kind)))
     return code
+
+
+def to_object(error: OnnxmxError, kind: str | None = None) -> dict[str, Any]:
+    """The error as JSON has it. kind: by default its own."""
+    found = {"type": kind or type(error).__name__, "message": error.problem, "at": error.at, "mend": error.mend}
+    return {"error": found}
 
 
 def asks_for_json(words: Sequence[str]) -> bool:

@@ -79,12 +79,13 @@ class Predictor:
         samples = (sample for path in paths for sample in _some(path, read_file(path, self._ports, self._white)))
         return self.samples(samples)
 
-    def stream(self, lines: Iterable[bytes | str]) -> Iterator[Prediction]:
+    def stream(self, lines: Iterable[bytes | str], first: int = 1) -> Iterator[Prediction]:
         """A prediction for each JSON line, given before the next line is read: who writes may wait for the answer.
 
+        first: the number of the first line.
         Raises DataError for a line that is not JSON or does not fit the model.
         """
-        return self.samples(read_lines(lines, self._ports), batch_size=1)
+        return self.samples(read_lines(lines, self._ports, first), batch_size=1)
 
     def samples(self, samples: Iterable[Sample], batch_size: int | None = None) -> Iterator[Prediction]:
         """A prediction for each (name, {input: array of the shape of one sample})."""

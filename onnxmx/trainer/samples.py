@@ -56,12 +56,13 @@ def read_file(path: str | os.PathLike[str], ports: Mapping[str, Port], white: fl
         yield str(path), {port.name: _image(path, port, white)}
 
 
-def read_lines(lines: Iterable[bytes | str], ports: Mapping[str, Port]) -> Iterator[Sample]:
+def read_lines(lines: Iterable[bytes | str], ports: Mapping[str, Port], first: int = 1) -> Iterator[Sample]:
     """A sample a line, each named after its line: a JSON list, flat or nested, or an object of lists by input name.
 
+    first: the number of the first line.
     Raises DataError for a line that is not JSON or does not fit the model. Empty lines are passed over.
     """
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, first):
         if not line.strip():
             continue
         name = f"line {number}"

@@ -196,16 +196,17 @@ def test_bad_input_as_a_process(name: str, folder: Path) -> None:
         ("[" * 100_000, "line 2: expected one JSON value"),
     ],
 )
-def test_a_bad_line_on_stdin_comes_after_the_good_ones(
+def test_a_bad_line_on_stdin_is_answered_by_its_error_among_the_good_ones(
     line: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = json.dumps([0] * 64)
     stdin = io.BytesIO(f"{good}\n{line}\n{good}\n".encode())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stdin))
     done = here(capsys, "predict", "run/model.onnx", "-", "--format", "json")
-    first, error = map(json.loads, done.out.splitlines())
-    assert first["input"] == "line 1"
+    first, error, last = map(json.loads, done.out.splitlines())
+    assert [answer["input"] for answer in (first, error, last)] == ["line 1", "line 2", "line 3"]
     assert error["error"]["type"] == "DataError"
+    assert {**last, "input": "line 1"} == first
     assert says in done.err
     assert done.code == 1
     assert "Traceback" not in done.err
