@@ -31,7 +31,14 @@ if TYPE_CHECKING:
     from onnxmx.serve import serve as serve
     from onnxmx.trainer import data as data
     from onnxmx.trainer.autodiff import gradient as gradient
+    from onnxmx.trainer.averages import EMA as EMA
+    from onnxmx.trainer.averages import SWA as SWA
+    from onnxmx.trainer.clipping import Centralize as Centralize
+    from onnxmx.trainer.clipping import GradientNoise as GradientNoise
+    from onnxmx.trainer.clipping import clip_adaptive as clip_adaptive
     from onnxmx.trainer.clipping import clip_global_norm as clip_global_norm
+    from onnxmx.trainer.clipping import clip_norm as clip_norm
+    from onnxmx.trainer.clipping import clip_value as clip_value
     from onnxmx.trainer.evaluate import evaluate as evaluate
     from onnxmx.trainer.fit import fit as fit
     from onnxmx.trainer.fit import resume as resume
@@ -56,6 +63,9 @@ if TYPE_CHECKING:
     from onnxmx.trainer.optimizers import NAdam as NAdam
     from onnxmx.trainer.optimizers import RMSProp as RMSProp
     from onnxmx.trainer.optimizers import Signum as Signum
+    from onnxmx.trainer.regularizers import L1 as L1
+    from onnxmx.trainer.regularizers import L2 as L2
+    from onnxmx.trainer.regularizers import MaxNorm as MaxNorm
     from onnxmx.trainer.schedules import Cosine as Cosine
     from onnxmx.trainer.schedules import CosineRestarts as CosineRestarts
     from onnxmx.trainer.schedules import Cyclic as Cyclic
@@ -87,18 +97,24 @@ _NAMES = {
     "AdamW": "onnxmx.trainer.optimizers",
     "Adamax": "onnxmx.trainer.optimizers",
     "ByName": "onnxmx.trainer.optimizers",
+    "Centralize": "onnxmx.trainer.clipping",
     "Cosine": "onnxmx.trainer.schedules",
     "CosineRestarts": "onnxmx.trainer.schedules",
     "Cyclic": "onnxmx.trainer.schedules",
+    "EMA": "onnxmx.trainer.averages",
     "Exponential": "onnxmx.trainer.schedules",
     "FTRL": "onnxmx.trainer.optimizers",
+    "GradientNoise": "onnxmx.trainer.clipping",
     "Group": "onnxmx.trainer.optimizers",
     "Input": "onnxmx.builder.model",
     "InverseSqrt": "onnxmx.trainer.schedules",
+    "L1": "onnxmx.trainer.regularizers",
+    "L2": "onnxmx.trainer.regularizers",
     "LAMB": "onnxmx.trainer.optimizers",
     "LARS": "onnxmx.trainer.optimizers",
     "Linear": "onnxmx.trainer.schedules",
     "Lion": "onnxmx.trainer.optimizers",
+    "MaxNorm": "onnxmx.trainer.regularizers",
     "Model": "onnxmx.builder.model",
     "Momentum": "onnxmx.trainer.optimizers",
     "MultiStep": "onnxmx.trainer.schedules",
@@ -110,11 +126,15 @@ _NAMES = {
     "RMSProp": "onnxmx.trainer.optimizers",
     "ReduceOnPlateau": "onnxmx.trainer.schedules",
     "SGD": "onnxmx.trainer.optimizers",
+    "SWA": "onnxmx.trainer.averages",
     "Signum": "onnxmx.trainer.optimizers",
     "Step": "onnxmx.trainer.schedules",
     "WarmupCosine": "onnxmx.trainer.schedules",
     "build": "onnxmx.builder.model",
+    "clip_adaptive": "onnxmx.trainer.clipping",
     "clip_global_norm": "onnxmx.trainer.clipping",
+    "clip_norm": "onnxmx.trainer.clipping",
+    "clip_value": "onnxmx.trainer.clipping",
     "compile_step": "onnxmx.trainer.step",
     "evaluate": "onnxmx.trainer.evaluate",
     "fit": "onnxmx.trainer.fit",

@@ -50,6 +50,20 @@ def uniform_int31(g: GraphBuilder, count: ir.Value, word: ir.Value) -> Value:
     return g.cast(g.op("BitShift", bits, np.uint32(1), direction="RIGHT"), INT32)
 
 
+def normal_like(g: GraphBuilder, x: ir.Value, seed: ir.Value, step: ir.Value, stream: ir.Value) -> Value:
+    """Normal float32 numbers of mean 0 and variance 1 in the shape of `x`, from the streams `stream` and `stream` + 1.
+
+    seed, step, stream: int64 scalars.   Source: Box & Muller 1958.
+    """
+    size = g.op("Size", x)
+    first = uniform_int31(g, size, key(g, seed, step, stream))
+    second = uniform_int31(g, size, key(g, seed, step, g.add(stream, np.int64(1))))
+    # In (0, 1]: the logarithm of 0 would be infinite.
+    share = g.mul(g.add(g.cast(first, FLOAT), np.float32(1)), np.float32(2**-31))
+    angle = g.mul(g.cast(second, FLOAT), np.float32(2 * np.pi * 2**-31))
+    return g.reshape_like(g.mul(g.sqrt(g.mul(g.log(share), np.float32(-2))), g.cos(angle)), x)
+
+
 def keep_mask(g: GraphBuilder, x: ir.Value, ratio: ir.Value | float, word: ir.Value) -> Value:
     """A float32 mask of the shape of `x`: 1 / (1 - ratio) with probability 1 - ratio, else 0."""
     draws = uniform_int31(g, g.op("Size", x), word)

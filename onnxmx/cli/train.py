@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import shlex
 import sys
@@ -32,7 +31,7 @@ def _option(*names: str, field: str, **attributes: Any) -> Decorator:
     example="""\
 onnxmx train lenet --data digits -o runs/first
 onnxmx train my_model.py:net --data my_data.npz --epochs 20 --optimizer adamw --lr 3e-4
-onnxmx train runs/first/config.toml --seed 2 -o runs/second
+onnxmx train runs/first/config.toml --seed 2 -s optimizer.lr=3e-4 -o runs/second
 onnxmx train --resume runs/first"""
 )
 @click.argument("model", required=False, metavar="MODEL|CONFIG.toml")
@@ -49,14 +48,33 @@ onnxmx train --resume runs/first"""
 @_option("--loss", field="loss", choices_in="onnxmx.trainer.losses:LOSSES", help="What to make small.")
 @_option("--optimizer", field="optimizer", choices_in="onnxmx.trainer.optimizers:OPTIMIZERS", help="What takes steps.")
 @_option("--lr", field="lr", type=float, help="The learning rate at its highest; by default the optimizer's own.")
-@_option("--schedule", field="schedule", choices_in="onnxmx.trainer.config:SCHEDULES", help="How the rate goes.")
+@_option("--schedule", field="schedule", choices_in="onnxmx.trainer.schedules:SCHEDULES", help="How the rate goes.")
 @_option("--warmup", field="warmup", type=int, help="Updates until the highest rate; by default 1/20 of the run.")
 @_option("--clip", field="clip", type=float, help="The largest global norm of the gradients; 0 for no clipping.")
+@_option(
+    "--average", field="average", choices_in="onnxmx.trainer.averages:AVERAGES", help="What to keep of the weights."
+)
+@_option("--micro-batches", field="micro_batches", type=int, help="In how many parts a step goes through its batch.")
+@click.option(
+    "-s",
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any key of config.toml, such as optimizer.lr=3e-4 or schedule.name=cosine; again for another.",
+)
 @_option("--threads", field="threads", type=int, help="Worker threads; by default the cores of this machine.")
 @_option("--provider", field="provider", choices_in="onnxmx.builder.session:PROVIDERS", help="Where to run.")
 @_option("--engine", field="engine", choices_in="onnxmx.trainer.engine:ENGINES", help="Who makes and runs the step.")
 @_option("--checkpoint-every", field="checkpoint_s", type=float, metavar="SECONDS", help="Seconds between checkpoints.")
-def train(model: str | None, out: str | None, overwrite: bool, resume: str | None, **options: Any) -> Answer:
+def train(
+    model: str | None,
+    out: str | None,
+    overwrite: bool,
+    resume: str | None,
+    settings: tuple[str, ...],
+    **options: Any,
+) -> Answer:
     """Train a model and write the run to a folder.
 
     MODEL is a name from `onnxmx models`, path.py:function, or an .onnx file. With a CONFIG.toml instead, such as a
@@ -68,15 +86,17 @@ def train(model: str | None, out: str | None, overwrite: bool, resume: str | Non
     """
     from onnxmx.trainer import run as library
     from onnxmx.trainer.config import TrainConfig
+    from onnxmx.trainer.tables import parse_setting
 
     started = time.perf_counter()
     if resume is not None:
-        _alone(model, out or overwrite, given(options))
+        _alone(model, out or overwrite or bool(settings), given(options))
         folder = Path(resume)
         trained = library.resume_run(folder)
         config = TrainConfig.load(folder / "config.toml")
     else:
-        config = _configuration(model, given(options))
+        config = _configuration(model, {**given(options), **dict(map(parse_setting, settings))})
+        out = out or config.out
         folder = Path(out) if out else _free_folder(config, overwrite)
         print(f"onnxmx: training {config.model} on {config.data} into {folder}", file=sys.stderr)
         trained = library.train(config, folder, overwrite=overwrite)
@@ -100,13 +120,13 @@ def _configuration(model: str | None, options: dict[str, Any]) -> TrainConfig:
             mend="For example: onnxmx train lenet --data digits",
         )
     if model.endswith(".toml"):
-        return dataclasses.replace(TrainConfig.load(model), **options)
+        return TrainConfig.load(model, options)
     if "data" not in options:
         raise UsageError(
             "expected a dataset; found none",
             mend="Name one with --data; `onnxmx datasets` lists those that go by a name.",
         )
-    return TrainConfig(model=model, **options)
+    return TrainConfig.of_settings({"model": model, **options})
 
 
 def _free_folder(config: TrainConfig, overwrite: bool) -> Path:

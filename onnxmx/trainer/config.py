@@ -5,18 +5,32 @@ from __future__ import annotations
 import dataclasses
 import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from onnxmx.errors import DataError, UsageError, nearest, unknown_name
+from onnxmx.errors import DataError, UsageError
 from onnxmx.files import write_atomic
-from onnxmx.trainer.clipping import ClipGlobalNorm
-from onnxmx.trainer.optimizers import OPTIMIZERS, Optimizer
+from onnxmx.trainer.averages import AVERAGES, Average
+from onnxmx.trainer.clipping import (
+    Centralize,
+    ClipAdaptive,
+    ClipGlobalNorm,
+    ClipNorm,
+    ClipValue,
+    GradientNoise,
+    Transform,
+)
+from onnxmx.trainer.optimizers import OPTIMIZERS, Group, Optimizer
 from onnxmx.trainer.plan import Plan
-from onnxmx.trainer.schedules import Constant, Schedule, WarmupCosine
+from onnxmx.trainer.regularizers import L1, L2, MaxNorm, Regularizer
+from onnxmx.trainer.schedules import SCHEDULES, ReduceOnPlateau, Schedule, as_schedule
+from onnxmx.trainer.tables import Table, check_type, listed, make, named, override, unknown_key
+from onnxmx.trainer.update import Update
 
-SCHEDULES = ("warmup_cosine", "constant")
+Many = str | dict[str, Any] | list[Any]
+"""A name, a table with a name and options, or a list of such tables."""
 
 
 @dataclass(frozen=True)
@@ -24,22 +38,33 @@ class TrainConfig:
     """All that is needed to repeat a run. A field that may be absent is None then.
 
     model: a name of the zoo, `path.py:function`, or an ONNX file.   data: a name, or an .npz file.
-    lr: by default the optimizer's own.   warmup: updates; by default a twentieth of the run.
-    clip: the largest global norm of the gradients; 0 for no clipping.
+    optimizer: a name, or a table of a name and its options, `groups` of {match, lr, decay} among them.
+    lr: optimizer.lr in short; by default the optimizer's own.
+    schedule: a name or a table of a name, its options, and `warmup`, `warmup_kind`, `warmup_start`; several in a list
+    follow one another, each but the last with its `updates`.
+    warmup: schedule.warmup in short; by default a twentieth of the run for warmup_cosine, and none for others.
+    clip: the largest global norm of the gradients, 0 for no clipping; or a table of CLIPS, or a list of them.
+    regularize: a table of REGULARIZERS, or a list of them.   average: ema or swa, or a table of one.
+    micro_batches: in how many parts a step goes through its batch.
+    out: the run's folder.
     """
 
     model: str
     data: str
     data_dir: str | None = None
+    out: str | None = None
     epochs: int = 3
     batch_size: int = 64
+    micro_batches: int = 1
     seed: int = 0
     loss: str = "softmax_cross_entropy"
-    optimizer: str = "adam"
+    optimizer: str | dict[str, Any] = "adam"
     lr: float | None = None
-    schedule: str = "warmup_cosine"
+    schedule: Many = "warmup_cosine"
     warmup: int | None = None
-    clip: float = 1.0
+    clip: float | Many = 1.0
+    regularize: Many | None = None
+    average: str | dict[str, Any] | None = None
     threads: int | None = None
     provider: str = "cpu"
     engine: str = "ort"
@@ -47,26 +72,56 @@ class TrainConfig:
 
     def make_optimizer(self) -> Optimizer:
         """The optimizer with its schedule. Raises UsageError for unknown names and rates out of range."""
-        if self.optimizer not in OPTIMIZERS:
-            raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
-        if self.schedule not in SCHEDULES:
-            raise unknown_name("schedule", self.schedule, SCHEDULES)
-        kind = OPTIMIZERS[self.optimizer]
-        rate = kind().lr if self.lr is None else self.lr
-        assert isinstance(rate, (int, float))  # the default of an optimizer is a number
-        schedule: Schedule = Constant(rate) if self.schedule == "constant" else WarmupCosine(rate, self.warmup)
-        made: Optimizer = kind(lr=schedule)
+        table = _with_twin("optimizer", named("optimizer", self.optimizer, "adam"), "lr", self.lr)
+        groups = [_group(k, found) for k, found in enumerate(listed(table.pop("groups", [])))]
+        plain: Optimizer = make("optimizer", table, OPTIMIZERS)
+        assert isinstance(plain.lr, (int, float))  # the default of an optimizer is a number
+        return dataclasses.replace(plain, lr=self._schedule(plain.lr), groups=tuple(groups))
+
+    def _schedule(self, rate: float) -> Schedule:
+        tables = [dict(named("schedule", found, "warmup_cosine")) for found in listed(self.schedule)]
+        if not tables:
+            raise UsageError("schedule expected at least one; found an empty list")
+        tables[0] = _with_twin("schedule", tables[0], "warmup", self.warmup)
+        chain: Schedule | None = None
+        begin = 0
+        for k, table in enumerate(tables):
+            what = f"schedule.{k}" if len(tables) > 1 else "schedule"
+            updates = table.pop("updates", None)
+            if (updates is None) != (k == len(tables) - 1):
+                raise UsageError(f"{what} expected updates in all but the last of a list; found {updates!r}")
+            made = _make_schedule(what, table, rate)
+            chain = made if chain is None else chain.then(made, begin)
+            begin += updates if isinstance(updates, int) else 0
+        assert chain is not None
+        return chain
+
+    def make_clip(self) -> list[Transform]:
+        """The clipping and whatever else changes gradients, in order."""
+        if isinstance(self.clip, (int, float)):
+            return [ClipGlobalNorm(self.clip)] if self.clip else []
+        return [make("clip", found, CLIPS, "clipping") for found in listed(self.clip)]
+
+    def make_regularizers(self) -> list[Regularizer]:
+        """The regularizers."""
+        found = [] if self.regularize is None else listed(self.regularize)
+        return [make("regularize", table, REGULARIZERS, "regularizer") for table in found]
+
+    def make_average(self) -> Average | None:
+        """The average of the weights, or None."""
+        made: Average | None = None if self.average is None else make("average", self.average, AVERAGES)
         return made
 
-    def make_clip(self) -> ClipGlobalNorm | None:
-        """The clipping, or None."""
-        return ClipGlobalNorm(self.clip) if self.clip else None
+    def make_update(self) -> Update:
+        """All that changes the parameters. Raises UsageError for unknown names, options, and values out of range."""
+        return Update.of(self.make_optimizer(), self.make_clip(), self.make_regularizers(), self.make_average())
 
     def make_plan(self) -> Plan:
         """How the run goes."""
         return Plan(
             epochs=self.epochs,
             batch_size=self.batch_size,
+            micro_batches=self.micro_batches,
             seed=self.seed,
             loss=self.loss,
             threads=self.threads,
@@ -77,27 +132,30 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raises UsageError for an unknown name, or a number outside its range."""
-        self.make_optimizer()
-        self.make_clip()
+        self.make_update()
         self.make_plan()
 
     def save(self, path: Path) -> None:
         """Write as TOML."""
         import tomli_w
 
-        write_atomic(path, tomli_w.dumps({k: v for k, v in dataclasses.asdict(self).items() if v is not None}).encode())
+        values = {k: v for k, v in dataclasses.asdict(self).items() if v is not None and k != "out"}
+        write_atomic(path, tomli_w.dumps(values).encode())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> TrainConfig:
-        """Read TOML. Raises DataError for a file that is missing or not TOML, UsageError for a key or type that is not
-        expected; an unknown key is answered with the nearest one."""
+    def load(cls, path: str | os.PathLike[str], settings: Mapping[str, Any] | None = None) -> TrainConfig:
+        """Read TOML; `settings` has values for dotted keys in place of the file's.
+
+        Raises DataError for a file that is missing or not TOML, UsageError for a key or type that is not expected; an
+        unknown key is answered with the nearest one.
+        """
         try:
             values = tomllib.loads(Path(path).read_text())
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path} expected TOML; found {error}") from error
-        return cls.from_dict(values, str(path))
+        return cls.from_dict(override(values, settings or {}, _SHORTHANDS), str(path))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], what: str = "the configuration") -> TrainConfig:
@@ -105,26 +163,58 @@ class TrainConfig:
         hints = get_type_hints(cls)
         for key, value in values.items():
             if key not in hints:
-                near = nearest(key, hints)
-                raise UsageError(
-                    f"{what} has an unknown key {key!r}",
-                    mend=f"Did you mean {near!r}?" if near else f"There are: {', '.join(hints)}.",
-                )
-            if not _fits(value, hints[key]):
-                raise UsageError(f"{what} expected {key} to be {_show(hints[key])}; found {value!r}")
+                raise unknown_key(what, key, hints)
+            check_type(f"{what} expected {key}", value, hints[key])
         for key in ("model", "data"):
             if key not in values:
                 raise UsageError(f"{what} expected {key!r}; found none", mend=f'Add, for example: {key} = "..."')
         return cls(**values)
 
-
-def _fits(value: Any, hint: Any) -> bool:
-    kinds = getattr(hint, "__args__", (hint,))
-    if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any]) -> TrainConfig:
+        """Of dotted keys alone: {"model": "lenet", "data": "digits", "optimizer.lr": 3e-4}."""
+        return cls.from_dict(override({}, settings, _SHORTHANDS))
 
 
-def _show(hint: Any) -> str:
-    names = {str: "text", int: "an integer", float: "a number"}
-    return " or ".join(names[kind] for kind in getattr(hint, "__args__", (hint,)) if kind in names)
+CLIPS = {
+    "global_norm": ClipGlobalNorm,
+    "norm": ClipNorm,
+    "value": ClipValue,
+    "adaptive": ClipAdaptive,
+    "centralize": Centralize,
+    "noise": GradientNoise,
+}
+REGULARIZERS = {"l1": L1, "l2": L2, "max_norm": MaxNorm}
+_SHORTHANDS = {"clip": "global_norm"}
+
+
+def _make_schedule(what: str, table: Table, rate: float) -> Schedule:
+    if table["name"] == "warmup_cosine":  # which has a warm-up of its own
+        open_end = {} if "warmup" in table else {"warmup": None}
+        made: Schedule = make(what, table, SCHEDULES, "schedule", peak=rate, **open_end)
+        return made
+    warmup = {
+        key.removeprefix("warmup_"): table.pop(key) for key in ("warmup", "warmup_kind", "warmup_start") if key in table
+    }
+    made = make(what, table, SCHEDULES, "schedule", rate=rate)
+    if not warmup:
+        return made
+    options = {"updates": warmup.pop("warmup", None), **warmup}
+    if isinstance(made, ReduceOnPlateau):  # it holds others, and none holds it
+        return dataclasses.replace(made, rate=as_schedule(rate).warmed_up(**options))
+    return made.warmed_up(**options)
+
+
+def _group(k: int, found: Any) -> Group:
+    what = f"optimizer.groups.{k}"
+    if not isinstance(found, dict):
+        raise UsageError(f"{what} expected a table; found {found!r}", mend='Such as {match = "*.bias", decay = 0.0}.')
+    made: Group = make(what, {"name": "group", **found}, {"group": Group})
+    return made
+
+
+def _with_twin(what: str, table: Table, key: str, short: Any) -> Table:
+    """The table with the value that stands outside it in short."""
+    if short is not None and key in table:
+        raise UsageError(f"expected {key} or {what}.{key}; found both", mend="Leave one of them out.")
+    return dict(table) if short is None else {**table, key: short}

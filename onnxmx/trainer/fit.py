@@ -10,13 +10,16 @@ from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model, load
 from onnxmx.errors import CheckpointError, UsageError
 from onnxmx.trainer import losses, metrics
-from onnxmx.trainer.clipping import ClipGlobalNorm
+from onnxmx.trainer.averages import Average
+from onnxmx.trainer.clipping import Transform
 from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.loop import Run, go_on, start
 from onnxmx.trainer.optimizers import Adam, Optimizer
 from onnxmx.trainer.plan import Plan
+from onnxmx.trainer.regularizers import Regularizer
 from onnxmx.trainer.run import resume_run
 from onnxmx.trainer.run_directory import RunDirectory
+from onnxmx.trainer.update import Update
 
 
 def fit(
@@ -26,11 +29,14 @@ def fit(
     validation: Dataset | None = None,
     epochs: int = 1,
     batch_size: int = 64,
+    micro_batches: int = 1,
     seed: int = 0,
     loss: str | losses.Loss = "softmax_cross_entropy",
     measure: Sequence[str | metrics.Metric] | None = None,
     optimizer: Optimizer | None = None,
-    clip: ClipGlobalNorm | None = None,
+    clip: Transform | Sequence[Transform] | None = None,
+    regularize: Regularizer | Sequence[Regularizer] | None = None,
+    average: Average | None = None,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     threads: int | None = None,
@@ -47,9 +53,12 @@ def fit(
     validation: evaluated after each epoch; the best epoch is the one best by the first metric on it, or, without it,
     by the mean training loss.
     epochs: passes over the data.   batch_size: samples a step.
+    micro_batches: in how many parts a step goes through its batch, to use less memory.
     seed: what the order of the samples and dropout are drawn from.
     loss: what to make small, by name or a Loss.   measure: metrics beside it; by default the one that goes with it.
-    optimizer: Adam with its defaults.   clip: how gradients are clipped, for example mx.clip_global_norm(1.0).
+    optimizer: Adam with its defaults.   clip: how gradients are clipped, for example mx.clip_global_norm(1.0), or
+    several changes of theirs in a list.   regularize: mx.L1, mx.L2, mx.MaxNorm, one or a list.
+    average: of the weights, mx.EMA or mx.SWA, which is then what is validated and saved.
     out: a folder for the run, from which `mx.resume` goes on.
     overwrite: a run that is in that folder is deleted, and nothing else there.
     threads: worker threads inside an operator; by default the cores that this process may use.
@@ -59,16 +68,27 @@ def fit(
     Raises DataError where data and model do not fit, UsageError for an option out of its range, GradientError,
     CheckpointError where `out` holds a run, TrainingError when the loss is not a number, StoppedError after Ctrl-C.
     """
-    plan = Plan(epochs, batch_size, seed, loss, measure, threads, provider, engine, checkpoint_s, log_every)
+    plan = Plan(
+        epochs,
+        batch_size,
+        seed,
+        loss,
+        measure,
+        threads,
+        provider,
+        engine,
+        checkpoint_s,
+        log_every,
+        micro_batches=micro_batches,
+    )
     optimizer = Adam() if optimizer is None else optimizer
-    _check_kinds(model, data, validation, optimizer, clip)
+    _check_kinds(model, data, validation, optimizer)
     return start(
         model,
         data,
         plan,
         validation=validation,
-        optimizer=optimizer,
-        clip=clip,
+        update=Update.of(optimizer, clip, regularize, average),
         out=out,
         overwrite=overwrite,
         progress=progress,
@@ -113,14 +133,13 @@ def resume(
     return go_on(folder, data, validation, plan, progress=progress)
 
 
-def _check_kinds(model: Any, data: Any, validation: Any, optimizer: Any, clip: Any) -> None:
+def _check_kinds(model: Any, data: Any, validation: Any, optimizer: Any) -> None:
     """Raises UsageError for what is easily given in place of what `fit` takes."""
     rows = (
         ("a model", model, isinstance(model, Model), "Build it first: layer.build(x=('batch', 784))."),
         ("a dataset", data, isinstance(data, Dataset), _ARRAYS),
         ("validation data", validation, validation is None or isinstance(validation, Dataset), _ARRAYS),
         ("an optimizer", optimizer, hasattr(optimizer, "slots"), "For example mx.Adam(lr=1e-3)."),
-        ("a clipping", clip, clip is None or callable(clip), "For example mx.clip_global_norm(1.0)."),
     )
     for what, found, fits, mend in rows:
         if not fits:

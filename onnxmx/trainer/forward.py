@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from onnxmx.builder.body import Body, constant_tensor, subgraphs, with_numbers
+from onnxmx.builder.body import constant_tensor, subgraphs, with_numbers
 from onnxmx.builder.control import rebuild
 from onnxmx.builder.graph import GraphBuilder
 from onnxmx.builder.metadata import CHECKPOINT, SOURCE
@@ -36,6 +36,7 @@ class Training:
     running: by name, the next value of each running statistic met so far.
     streams: how many nodes have drawn random numbers so far.
     rules: whether functions with a gradient rule of the user's own stay functions, until `open_called`.
+    home: where the nodes of the model's own graph go; those of its subgraphs go into bodies.
     """
 
     seed: ir.Value
@@ -43,6 +44,7 @@ class Training:
     running: dict[str, ir.Value] = field(default_factory=dict)
     streams: int = 0
     rules: bool = True
+    home: GraphBuilder | None = None
 
 
 CALLED = "differentiated"
@@ -65,6 +67,8 @@ def copy_model(g: GraphBuilder, model: Model, values: Values, training: Training
     opened = without_functions(model.ir, ruled=training is not None and training.rules)
     graph = opened.graph
     g.functions |= {f"{f.domain}.{f.name}.{f.overload}": f for f in opened.functions.values()}
+    if training is not None:
+        training.home = g
     known: Known = {None: None}
     for name, value in graph.initializers.items():
         if name in values:
@@ -243,7 +247,7 @@ def _batch_norm(
     g: GraphBuilder, training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]
 ) -> Sequence[ir.Value]:
     """Normalize by the batch's own statistics, and move the running ones towards them."""
-    if isinstance(g, Body):
+    if g is not training.home:
         raise GraphError(
             f"training expected BatchNormalization {node.name!r} outside of If, Scan and Loop, where its running "
             "statistics move once a step",

@@ -22,15 +22,14 @@ from onnxmx.builder.session import runtime
 from onnxmx.errors import CheckpointError, StoppedError, TrainingError
 from onnxmx.files import write_atomic
 from onnxmx.trainer import losses, metrics
-from onnxmx.trainer.clipping import ClipGlobalNorm
 from onnxmx.trainer.data import Dataset, Loader
 from onnxmx.trainer.engine import ENGINES
 from onnxmx.trainer.evaluate import Evaluator, fit_data
-from onnxmx.trainer.optimizers import Optimizer
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.progress import Reporter, Silent, default_reporter
 from onnxmx.trainer.run_directory import Log, Position, RunDirectory
 from onnxmx.trainer.step import StepGraph, compile_step, initial_state
+from onnxmx.trainer.update import Update
 
 Array = np.ndarray[Any, Any]
 Measures = dict[str, float]
@@ -58,8 +57,7 @@ def start(
     plan: Plan,
     *,
     validation: Dataset | None,
-    optimizer: Optimizer,
-    clip: ClipGlobalNorm | None,
+    update: Update,
     out: str | os.PathLike[str] | None,
     overwrite: bool = False,
     progress: bool = True,
@@ -74,14 +72,17 @@ def start(
     step = compile_step(
         model,
         loss=plan.loss,
-        optimizer=optimizer,
-        clip=clip,
+        optimizer=update.optimizer,
+        clip=update.transforms,
+        regularize=update.regularizers,
+        average=update.average,
         measure=plan.measure,
         total=len(Loader(data, plan.batch_size)) * plan.epochs,
+        micro_batch=plan.micro_batch,
         label=next(iter(data.labels)),
         differentiator=ENGINES[plan.engine].differentiator(),
     )
-    state = initial_state(model, optimizer, plan.seed)
+    state = initial_state(model, update.optimizer, plan.seed, update.average)
     # Before the first file: what cannot be trained leaves nothing behind.
     trainer = _Trainer(model, step, state, data, validation, plan, folder, _reporter(progress))
     if folder is None:
@@ -145,7 +146,10 @@ class _Trainer:
             if validation
             else None
         )
-        self._weights = list(model.parameters())
+        # By parameter, the part of the state that a model file holds: an average of it, where there is one to use.
+        prefix = step.spec.get("average")
+        averages = {name: f"{prefix}.{name}" for name in model.parameters()} if prefix else {}
+        self._weights = {name: averages[name] if averages.get(name) in state else name for name in model.parameters()}
         self._criterion = _criterion(plan, validation is not None)
         self._best: Model | None = None
         self._log: Log | None = None
@@ -201,7 +205,7 @@ class _Trainer:
         position = self._position
         measures = self._means()
         if self._evaluator and self._validation:
-            weights = {name: self._engine.values[name] for name in self._weights}
+            weights = {name: self._engine.values[kept] for name, kept in self._weights.items()}
             found = self._evaluator.run(self._validation, max(self._plan.batch_size, 256), weights)
             measures |= {f"validation_{name}": value for name, value in found.items()}
         position.epoch += 1
@@ -237,7 +241,7 @@ class _Trainer:
     def _current(self) -> Model:
         """The model as it is now, with what it was made from in its metadata."""
         state = self._engine.state()
-        model = self._model.with_parameters({name: state[name] for name in self._weights})
+        model = self._model.with_parameters({name: state[kept] for name, kept in self._weights.items()})
         made = {**self.identity, "epoch": self._position.epoch, "steps": int(state["step"])}
         made.pop("step_digest")
         model.metadata[PROVENANCE] = json.dumps(made)

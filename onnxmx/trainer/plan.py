@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from onnxmx.trainer.engine import ENGINES
 class Plan:
     """How a run goes, besides what is compiled into its step.
 
+    micro_batches: in how many parts a step goes through its batch, to use less memory.
     threads: worker threads inside an operator; by default the cores that this process may use.
     engine: "ort" for stock ONNX Runtime, or "ort-training" for the retired onnxruntime-training.
     checkpoint_s: seconds between checkpoints; one is written at the end of every epoch too.
@@ -27,6 +28,7 @@ class Plan:
 
     epochs: int = 1
     batch_size: int = 64
+    micro_batches: int = field(default=1, kw_only=True)
     seed: int = 0
     loss: str | losses.Loss = "softmax_cross_entropy"
     measure: Sequence[str | metrics.Metric] | None = None
@@ -37,8 +39,13 @@ class Plan:
     log_every: int = 50
 
     def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("log_every", 1)):
+        for name, low in (("epochs", 1), ("batch_size", 1), ("micro_batches", 1), ("seed", 0), ("log_every", 1)):
             object.__setattr__(self, name, _integer(name, getattr(self, name), low))
+        if self.batch_size % self.micro_batches:
+            raise UsageError(
+                f"batch_size expected a multiple of its {self.micro_batches} micro-batches; found {self.batch_size}",
+                mend=f"Take {self.batch_size + -self.batch_size % self.micro_batches}, or other micro_batches.",
+            )
         if self.seed >= 2**63:
             raise UsageError(f"seed expected an integer below 2^63; found {self.seed}")
         threads = cores() if self.threads is None else self.threads
@@ -53,6 +60,11 @@ class Plan:
             )
         if not (is_number(self.checkpoint_s) and self.checkpoint_s >= 0):  # not NaN either
             raise UsageError(f"checkpoint_s expected a number of at least 0; found {self.checkpoint_s!r}")
+
+    @property
+    def micro_batch(self) -> int | None:
+        """Samples a micro-batch; None where the batch goes through at once."""
+        return None if self.micro_batches == 1 else self.batch_size // self.micro_batches
 
 
 def _integer(name: str, found: Any, low: int) -> int:

@@ -84,8 +84,7 @@ def _start(
         data,
         config.make_plan(),
         validation=validation,
-        optimizer=config.make_optimizer(),
-        clip=config.make_clip(),
+        update=config.make_update(),
         out=out,
         progress=progress,
     )
@@ -115,7 +114,7 @@ def resolve_model(name: str, data: Dataset | None = None, seed: int = 0) -> Mode
 def _check_settings(run: RunDirectory, config: TrainConfig) -> None:
     """Raises CheckpointError where config.toml asks for another step than the one that the run was started with."""
     made = StepGraph.load(run.path).spec.get("settings", {})
-    asked = settings(config.loss, config.make_optimizer(), config.make_clip()) | {"engine": config.engine}
+    asked = settings(config.loss, config.make_update(), config.make_plan().micro_batch) | {"engine": config.engine}
     differ = [f"{k} (expected {made[k]}, found {v})" for k, v in asked.items() if k in made and made[k] != v]
     if differ:
         raise CheckpointError(

@@ -9,7 +9,7 @@ It is a pure function: the same inputs give the same outputs, bit for bit on one
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,24 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from onnxmx.builder import weights
 from onnxmx.builder.graph import Dim, GraphBuilder, Value
 from onnxmx.builder.metadata import CHECKPOINT, SOURCE
 from onnxmx.builder.model import Model, Port, check
 from onnxmx.builder.ops import INT64
 from onnxmx.builder.source import user_line
-from onnxmx.errors import CheckpointError, GradientError, GraphError, ShapeError
+from onnxmx.errors import CheckpointError, GradientError, GraphError, ShapeError, UsageError
 from onnxmx.files import sha256, write_atomic
 from onnxmx.trainer import losses, metrics, state
 from onnxmx.trainer.autodiff import gradients
-from onnxmx.trainer.clipping import ClipGlobalNorm, global_norm
+from onnxmx.trainer.averages import Average
+from onnxmx.trainer.clipping import Gradients, Transform
 from onnxmx.trainer.forward import Training, copy_model, only_output, open_called
 from onnxmx.trainer.logits import before_activation, ends_in_activation, logits_of
+from onnxmx.trainer.micro import Pass, in_micro_batches
 from onnxmx.trainer.optimizers import Optimizer
-from onnxmx.trainer.update import Rates, state_of, updates
+from onnxmx.trainer.regularizers import Regularizer
+from onnxmx.trainer.update import Update
 
 Array = np.ndarray[Any, Any]
 FORMAT = "onnxmx.step/1"
@@ -93,14 +97,19 @@ def compile_step(
     *,
     loss: str | losses.Loss,
     optimizer: Optimizer,
-    clip: ClipGlobalNorm | None = None,
+    clip: Transform | Sequence[Transform] | None = None,
+    regularize: Regularizer | Sequence[Regularizer] | None = None,
+    average: Average | None = None,
     measure: Sequence[str | metrics.Metric] | None = None,
     total: int = 1,
+    micro_batch: int | None = None,
     label: str = "label",
     differentiator: Differentiator | None = None,
 ) -> StepGraph:
     """One training step as a graph.
 
+    clip: clipping and whatever else changes gradients, one or several in their order.   regularize: likewise.
+    average: of the weights, kept beside them.   micro_batch: samples at a time, to use less memory; by default all.
     measure: metrics beside the loss; by default the one that goes with it.
     total: the steps of the run, for schedules that end with it.
     label: the name of the label in a batch.
@@ -114,45 +123,53 @@ def compile_step(
     rules = losses.get(loss)
     measures = metrics.chosen(measure, rules)
     only_output(model)
-    batch, label_value = _batch(g, model, rules, label)
-    states = _state_inputs(g, model, optimizer)
-    training = Training(states["seed"], states["step"], rules=maker.plain)
-    weights = {name: states[name] for name in model.parameters()}
-    (output,) = copy_model(g, model, batch | weights, training).values()
-    if lost := [name for name in training.running if name not in states]:
-        raise GraphError(
-            f"training expected running statistics that are initializers; found {lost[0]!r}, which is computed",
-            mend="Export the model with its constants folded.",
-        )
-    if ends_in_activation(model, rules):
-        output = before_activation(g, output, rules)
-    with g.scope("loss"):
-        loss_value = rules.compute(g, output, label_value)
-        measured = [m.compute(g, output, label_value) for m in measures]
-    trainable = {name: weights[name] for name in trainable_of(model)}
-    found = _gradients(maker, g, loss_value, trainable)
+    update = Update.of(optimizer, clip, regularize, average)
+    batch = _batch(g, model, rules, label)
+    states = _state_inputs(g, model, update)
+    trainable = {name: states[name] for name in trainable_of(model)}
+    statistics = {name: states[name] for name in statistics_of(model)}
+    parameters = {name: states[name] for name in model.parameters()}
+
+    def make(b: GraphBuilder, batch: Mapping[str, ir.Value], seed: ir.Value, running: Mapping[str, ir.Value]) -> Pass:
+        training = Training(seed, states["step"], rules=maker.plain)
+        (output,) = copy_model(b, model, {**parameters, **running, **batch}, training).values()
+        if lost := [name for name in training.running if name not in running]:
+            raise GraphError(
+                f"training expected running statistics that are initializers; found {lost[0]!r}, which is computed",
+                mend="Export the model with its constants folded.",
+            )
+        if ends_in_activation(model, rules):
+            output = before_activation(b, output, rules)
+        with b.scope("loss"):
+            loss_value = rules.compute(b, output, batch[label])
+            measured = [m.compute(b, output, batch[label]) for m in measures]
+        return Pass([loss_value, *measured], _gradients(maker, b, loss_value, trainable), training.running)
+
+    if micro_batch is None:
+        found = make(g, batch, states["seed"], statistics)
+    else:
+        _check_plain(maker)
+        found = in_micro_batches(g, make, batch, states["seed"], statistics, micro_batch)
+    loss_value, *measured = found.scalars
     with g.scope("update"):
-        norm = global_norm(g, found)
-        clipped = clip(g, found, norm) if clip else found
-        rates = Rates(g, states, loss_value, total)
-        rate = rates.rate(optimizer)
-        following = training.running | updates(g, optimizer, trainable, clipped, states, rates)
-        following |= rates.following
-        following["step"] = g.add(states["step"], 1)
+        by_name = dict(zip(trainable, found.gradients, strict=True))
+        at = Gradients(g, by_name, trainable, states["seed"], states["step"])
+        rate, following = update.build(at, loss_value, states, found.running, total)
     g.output(loss_value, "loss")
     for m, value in zip(measures, measured, strict=True):
         g.output(value, f"metric.{m.name}")
-    g.output(norm, "grad_norm")
+    g.output(at.norm, "grad_norm")
     g.output(rate, "lr")
     for name, value in states.items():
         g.output(following.get(name, value), f"next.{name}")
-    made_of = settings(rules, optimizer, clip) | {"engine": maker.name}
-    return _finish(g, "onnxmx training step", made_of, plain=maker.plain)
+    made_of = settings(rules, update, micro_batch) | {"engine": maker.name}
+    return _finish(g, "onnxmx training step", made_of, plain=maker.plain, average=average)
 
 
-def settings(loss: str | losses.Loss, optimizer: Optimizer, clip: ClipGlobalNorm | None) -> dict[str, str]:
+def settings(loss: str | losses.Loss, update: Update, micro_batch: int | None) -> dict[str, str]:
     """What of a run is compiled into its step, as text: `step.json` keeps it."""
-    return {"loss": losses.get(loss).name, "optimizer": repr(optimizer), "clip": repr(clip)}
+    micro = {} if micro_batch is None else {"micro_batch": str(micro_batch)}
+    return {"loss": losses.get(loss).name, **update.settings(), **micro}
 
 
 def compile_measures(model: Model, rules: losses.Loss, measure: Sequence[metrics.Metric]) -> bytes:
@@ -169,11 +186,11 @@ def compile_measures(model: Model, rules: losses.Loss, measure: Sequence[metrics
     return _finish(g, "onnxmx measures", {}).data
 
 
-def initial_state(model: Model, optimizer: Optimizer, seed: int) -> dict[str, Array]:
-    """The state before the first step, by name without `state.`: parameters, slots of zeros, step 0 and the seed."""
+def initial_state(model: Model, optimizer: Optimizer, seed: int, average: Average | None = None) -> dict[str, Array]:
+    """The state before the first step, by name without `state.`: step 0, the seed, parameters, slots, averages."""
     arrays: dict[str, Array] = {"step": np.array(0, np.int64), "seed": np.array(seed, np.int64)}
     arrays |= model.parameters()
-    added = state_of(optimizer, {name: arrays[name] for name in trainable_of(model)})
+    added = _added(model, Update.of(optimizer, average=average), arrays)
     return arrays | {name: np.array(array) for name, array in added.items()}
 
 
@@ -188,11 +205,23 @@ def trainable_of(model: Model) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _state_inputs(g: GraphBuilder, model: Model, optimizer: Optimizer) -> dict[str, Value]:
+def statistics_of(model: Model) -> list[str]:
+    """The running statistics, which a step moves without a gradient."""
+    learned = set(weights.trainable_at_all(model.ir.graph, model.trainable))
+    return [name for name in model.parameters() if name not in learned]
+
+
+def _added(model: Model, update: Update, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """What the update adds to the state."""
+    trainable, statistics = trainable_of(model), statistics_of(model)
+    return update.state({name: arrays[name] for name in trainable}, {name: arrays[name] for name in statistics})
+
+
+def _state_inputs(g: GraphBuilder, model: Model, update: Update) -> dict[str, Value]:
     """An input for each part of the state, by name without `state.`, in the order of the graph's inputs."""
     states = {name: g.input(f"state.{name}", (), INT64) for name in ("step", "seed")}
     arrays = model.parameters()
-    added = state_of(optimizer, {name: arrays[name] for name in trainable_of(model)})
+    added = _added(model, update, arrays)
     for name, array in [*arrays.items(), *added.items()]:
         if name in states:
             raise GraphError(
@@ -204,7 +233,7 @@ def _state_inputs(g: GraphBuilder, model: Model, optimizer: Optimizer) -> dict[s
     return states
 
 
-def _batch(g: GraphBuilder, model: Model, loss: losses.Loss, label: str) -> tuple[dict[str, Value], Value]:
+def _batch(g: GraphBuilder, model: Model, loss: losses.Loss, label: str) -> dict[str, Value]:
     """The inputs that a batch brings: those of the model, and the label."""
     if label in model.inputs:
         raise ShapeError(f"the label and an input of the model are both named {label!r}", mend="Rename one of them.")
@@ -212,7 +241,7 @@ def _batch(g: GraphBuilder, model: Model, loss: losses.Loss, label: str) -> tupl
         p.name: g.input(f"batch.{p.name}", _shape(p), ir.DataType.from_numpy(p.dtype)) for p in model.inputs.values()
     }
     shape, dtype = loss.label(only_output(model))
-    return batch, g.input(f"batch.{label}", shape, dtype)
+    return batch | {label: g.input(f"batch.{label}", shape, dtype)}
 
 
 def _shape(port: Port) -> tuple[Dim, ...]:
@@ -221,7 +250,9 @@ def _shape(port: Port) -> tuple[Dim, ...]:
     return port.shape
 
 
-def _gradients(maker: Differentiator, g: GraphBuilder, loss: ir.Value, trainable: dict[str, Value]) -> list[ir.Value]:
+def _gradients(
+    maker: Differentiator, g: GraphBuilder, loss: ir.Value, trainable: Mapping[str, Value]
+) -> list[ir.Value]:
     found = maker.gradients(g, loss, list(trainable.values()))
     for name, dp in zip(trainable, found, strict=True):
         if dp is None:
@@ -230,6 +261,14 @@ def _gradients(maker: Differentiator, g: GraphBuilder, loss: ir.Value, trainable
                 mend="Freeze it, or use the layer that it belongs to.",
             )
     return [dp for dp in found if dp is not None]
+
+
+def _check_plain(maker: Differentiator) -> None:
+    if not maker.plain:
+        raise UsageError(
+            f"micro-batches expected the engine 'ort'; found {maker.name!r}, whose gradients cannot be in a loop",
+            mend="Take the default engine.",
+        )
 
 
 _MEANINGS = {
@@ -241,7 +280,9 @@ _MEANINGS = {
 }
 
 
-def _finish(g: GraphBuilder, title: str, made_of: dict[str, str], *, plain: bool = True) -> StepGraph:
+def _finish(
+    g: GraphBuilder, title: str, made_of: dict[str, str], *, plain: bool = True, average: Average | None = None
+) -> StepGraph:
     """Drop what nothing reads, share what is computed twice, check what is plain ONNX, and describe."""
     model = g.model()
     open_called(model)
@@ -264,6 +305,8 @@ def _finish(g: GraphBuilder, title: str, made_of: dict[str, str], *, plain: bool
         "title": title,
         "digest": sha256(data),
         "settings": made_of,
+        # The parameters of a model file are the tensors of that prefix where there is one.
+        "average": average.prefix if average and average.use else None,
         "checkpoint": any(CHECKPOINT in node.metadata_props for node in model.graph),
         "inputs": [_describe(v) for v in proto.graph.input],
         "outputs": [_describe(v) for v in proto.graph.output],

@@ -1,34 +1,124 @@
-"""What a step does with its gradients: the rate of each parameter, and the optimizer's update."""
+"""What a step does with its gradients: regularizers, clipping, the rate of each parameter, the optimizer, averages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.graph import GraphBuilder
 from onnxmx.errors import UsageError
+from onnxmx.trainer.averages import Average
+from onnxmx.trainer.clipping import Gradients, Transform, as_transforms
 from onnxmx.trainer.optimizers import Optimizer
+from onnxmx.trainer.regularizers import Regularizer, as_regularizers
 from onnxmx.trainer.schedules import Rate, ReduceOnPlateau, Scaled, Schedule, as_schedule
 
 Array = np.ndarray[Any, Any]
+Values = Mapping[str, ir.Value]
 
 
-def state_of(optimizer: Optimizer, trainable: Mapping[str, Array]) -> dict[str, Array]:
-    """What the optimizer and its schedule add to the state, at first: `<parameter>.<slot>` and scalars, float32.
+@dataclass(frozen=True)
+class Update:
+    """All that changes the parameters, in the order in which it comes.
 
-    The arrays are views of one number. Raises UsageError where a group matches none of the parameters.
+    regularizers: L1 and L2 add to the gradients.   transforms: clipping and the like, in their order.
+    optimizer: the update.   regularizers again: max-norm bounds what came out.   average: follows it.
     """
-    optimizer.check_groups(trainable)
-    schedule = as_schedule(optimizer.lr)
-    scalars = schedule.state if isinstance(schedule, ReduceOnPlateau) else {}
-    found = {name: np.array(value, np.float32) for name, value in scalars.items()}
-    for name, array in trainable.items():
-        for slot, value in optimizer.of(name, array.shape).slots(array.shape).items():
-            found[f"{name}.{slot}"] = np.broadcast_to(np.float32(value), array.shape)
-    return found
+
+    optimizer: Optimizer
+    transforms: tuple[Transform, ...] = ()
+    regularizers: tuple[Regularizer, ...] = ()
+    average: Average | None = None
+
+    @classmethod
+    def of(
+        cls,
+        optimizer: Optimizer,
+        clip: Transform | Sequence[Transform] | None = None,
+        regularize: Regularizer | Sequence[Regularizer] | None = None,
+        average: Average | None = None,
+    ) -> Update:
+        """Of what `fit` takes. Raises UsageError for anything else."""
+        if average is not None and not isinstance(average, Average):
+            raise UsageError(f"expected an average of the weights; found {average!r}", mend="Such as mx.EMA(0.999).")
+        return cls(optimizer, as_transforms(clip), as_regularizers(regularize), average)
+
+    def state(self, trainable: Mapping[str, Array], statistics: Mapping[str, Array]) -> dict[str, Array]:
+        """What it adds to the state, at first: slots, a schedule's scalars, averages; float32.
+
+        statistics: the running statistics.   Slots are views of one number.
+        Raises UsageError where a pattern matches no parameter.
+        """
+        self.optimizer.check_groups(trainable)
+        for transform in (*self.transforms, *self.regularizers):
+            transform.check(list(trainable))
+        schedule = as_schedule(self.optimizer.lr)
+        scalars = schedule.state if isinstance(schedule, ReduceOnPlateau) else {}
+        found = {name: np.array(value, np.float32) for name, value in scalars.items()}
+        for name, array in trainable.items():
+            for slot, value in self.optimizer.of(name, array.shape).slots(array.shape).items():
+                found[f"{name}.{slot}"] = np.broadcast_to(np.float32(value), array.shape)
+        if self.average:
+            found |= {f"{self.average.prefix}.{name}": a for name, a in {**trainable, **statistics}.items()}
+        return found
+
+    def settings(self) -> dict[str, str]:
+        """What it is, as text."""
+        clip = repr(list(self.transforms)) if len(self.transforms) > 1 else repr(next(iter(self.transforms), None))
+        found = {"optimizer": repr(self.optimizer), "clip": clip}
+        if self.regularizers:
+            found["regularize"] = repr(list(self.regularizers))
+        if self.average:
+            found["average"] = repr(self.average)
+        return found
+
+    def build(
+        self, at: Gradients, loss: ir.Value, states: Values, running: Values, total: int
+    ) -> tuple[ir.Value, dict[str, ir.Value]]:
+        """Add it to the graph. Returns the learning rate, and what follows on each part of the state that changes.
+
+        loss: float32 scalar, that of this step.   running: the next running statistics.   total: the steps of the run.
+        """
+        g = at.g
+        gradients: Values = at.values
+        for transform in (*self.regularizers, *self.transforms):
+            gradients = transform(Gradients(g, gradients, at.parameters, at.seed, at.step))
+        rates = Rates(g, states, loss, total)
+        rate = rates.rate(self.optimizer)
+        following = {**running, **self._updates(g, at.parameters, gradients, states, rates), **rates.following}
+        following["step"] = g.add(at.step, 1)
+        if self.average:
+            average = self.average.resolve(total)
+            for name in (*at.parameters, *running):
+                key = f"{average.prefix}.{name}"
+                following[key] = average(g, states[key], following[name], at.step)
+        return rate, following
+
+    def _updates(
+        self, g: GraphBuilder, parameters: Values, gradients: Values, states: Values, rates: Rates
+    ) -> dict[str, ir.Value]:
+        """What follows on the parameters and their slots, by name."""
+        following: dict[str, ir.Value] = {}
+        for name, p in parameters.items():
+            assert p.shape is not None
+            shape = [int(d) for d in p.shape if isinstance(d, int)]
+            member = self.optimizer.of(name, shape)
+            lr, decay = member.multipliers(name)
+            rate, shared = rates.prepared(member, lr)
+            slots = [f"{name}.{slot}" for slot in member.slots(shape)]
+            with g.scope(name):
+                values = [states[slot] for slot in slots]
+                updated, *kept = member.decayed_update(
+                    g, p, gradients[name], values, rate, shared, member.weight_decay * decay
+                )
+                for regularizer in self.regularizers:
+                    updated = regularizer.project(g, name, updated)
+            following |= dict(zip([name, *slots], [updated, *kept], strict=True))
+        return following
 
 
 class Rates:
@@ -38,7 +128,7 @@ class Rates:
     following: what follows on the state of such a schedule, by name.
     """
 
-    def __init__(self, g: GraphBuilder, states: Mapping[str, ir.Value], loss: ir.Value, total: int) -> None:
+    def __init__(self, g: GraphBuilder, states: Values, loss: ir.Value, total: int) -> None:
         self._g, self._states, self._loss, self._total = g, states, loss, total
         self._step = states["step"]
         self.following: dict[str, ir.Value] = {}
@@ -77,28 +167,3 @@ class Rates:
             scaled = rate if multiplier == 1.0 else self._g.mul(rate, np.float32(multiplier))
             self._shared[key] = (scaled, optimizer.prepare(self._g, scaled, self._step))
         return self._shared[key]
-
-
-def updates(
-    g: GraphBuilder,
-    optimizer: Optimizer,
-    trainable: Mapping[str, Value],
-    gradients: Sequence[ir.Value],
-    states: Mapping[str, Value],
-    rates: Rates,
-) -> dict[str, ir.Value]:
-    """What follows on the trainable parameters and their slots, by name."""
-    following: dict[str, ir.Value] = {}
-    for (name, p), dp in zip(trainable.items(), gradients, strict=True):
-        assert p.shape is not None
-        shape = [int(d) for d in p.shape if isinstance(d, int)]
-        member = optimizer.of(name, shape)
-        lr, decay = member.multipliers(name)
-        rate, shared = rates.prepared(member, lr)
-        slots = [f"{name}.{slot}" for slot in member.slots(shape)]
-        with g.scope(name):
-            updated = member.decayed_update(
-                g, p, dp, [states[slot] for slot in slots], rate, shared, member.weight_decay * decay
-            )
-        following |= dict(zip([name, *slots], updated, strict=True))
-    return following

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import onnxmx as mx
 from onnxmx.builder.session import cores
+from onnxmx.cli.train import train
 from onnxmx.errors import DataError, OnnxmxError, UsageError
 from onnxmx.trainer.clipping import ClipGlobalNorm
 from onnxmx.trainer.config import TrainConfig
-from onnxmx.trainer.optimizers import SGD, Adam, AdamW
-from onnxmx.trainer.schedules import Constant, WarmupCosine
+from onnxmx.trainer.optimizers import OPTIMIZERS, SGD, Adam, AdamW
+from onnxmx.trainer.schedules import SCHEDULES, Constant, Warmup, WarmupCosine
+from onnxmx.trainer.tables import override, parse_setting
+from onnxmx.trainer.update import Update
 
 OTHER: dict[str, Any] = {
     "model": "nets.py:net",
@@ -23,11 +31,15 @@ OTHER: dict[str, Any] = {
     "batch_size": 9,
     "seed": 2**63 - 1,
     "loss": "mean_squared_error",
-    "optimizer": "sgd",
+    "out": "somewhere",
+    "micro_batches": 3,
+    "optimizer": {"name": "sgd", "momentum": 0.5, "groups": [{"match": "*.bias", "lr": 2.0}]},
     "lr": 0.25,
     "schedule": "constant",
     "warmup": 3,
-    "clip": 0.0,
+    "clip": [{"name": "noise"}, {"name": "value", "limit": 0.5}],
+    "regularize": {"name": "l1", "strength": 1e-4},
+    "average": {"name": "ema", "decay": 0.9},
     "threads": cores() + 1,
     "provider": "cuda",
     "engine": "ort-training",
@@ -46,29 +58,32 @@ def test_every_field_has_another_value() -> None:
 def test_round_trip(tmp_path: Path, values: dict[str, Any]) -> None:
     config = TrainConfig(**values)
     config.save(tmp_path / "config.toml")
-    assert TrainConfig.load(tmp_path / "config.toml") == config
+    assert TrainConfig.load(tmp_path / "config.toml") == dataclasses.replace(config, out=None)
 
 
-@pytest.mark.parametrize("field", sorted(set(OTHER) - {"model", "data", "data_dir"}))
+@pytest.mark.parametrize("field", sorted(set(OTHER) - {"model", "data", "data_dir", "out"}))
 def test_every_field_changes_the_run(field: str) -> None:
-    """model, data and data_dir are run.py's; the others go into the optimizer, the clipping or the plan."""
+    """model, data and data_dir are run.py's, out the command line's; the others go into the update or the plan."""
 
     def made(config: TrainConfig) -> tuple[Any, ...]:
-        return config.make_optimizer(), config.make_clip(), config.make_plan()
+        return config.make_update(), config.make_plan()
 
-    config = TrainConfig("mlp", "digits")
+    config = TrainConfig("mlp", "digits", batch_size=OTHER["batch_size"] * (2 if field == "batch_size" else 1))
     assert made(config) != made(dataclasses.replace(config, **{field: OTHER[field]}))
 
 
 def test_what_it_makes() -> None:
     config = TrainConfig("mlp", "digits")
     assert config.make_optimizer() == Adam(lr=WarmupCosine(1e-3, None))
-    assert config.make_clip() == ClipGlobalNorm(1.0)
-    assert dataclasses.replace(config, clip=0).make_clip() is None
+    assert config.make_clip() == [ClipGlobalNorm(1.0)]
+    assert dataclasses.replace(config, clip=0).make_clip() == []
     assert dataclasses.replace(config, optimizer="adamw", lr=1).make_optimizer() == AdamW(lr=WarmupCosine(1, None))
     config = TrainConfig("mlp", "digits", optimizer="sgd", schedule="constant")
     assert config.make_optimizer() == SGD(lr=Constant(1e-2))
     assert config.make_plan().epochs == 3
+    assert TrainConfig("mlp", "digits", optimizer={"beta1": 0.5}).make_optimizer() == Adam(
+        WarmupCosine(1e-3, None), 0.5
+    )
 
 
 BAD = [
@@ -119,8 +134,27 @@ def test_a_bad_file(tmp_path: Path, content: bytes | None, error: type[OnnxmxErr
     [
         ({"optimizer": "adm"}, "no optimizer named 'adm'\n  Did you mean 'adam'"),
         ({"schedule": "warmup_cosin"}, "Did you mean 'warmup_cosine'"),
-        ({"lr": -1.0}, "peak of WarmupCosine expected a finite number"),
-        ({"lr": -1.0, "schedule": "constant"}, "a learning rate expected a finite number"),
+        ({"lr": -1.0}, "Adam's lr expected a finite number of at least 0; found -1.0"),
+        ({"optimizer": {"name": "sgd", "lr": -1.0}}, "SGD's lr expected a finite number of at least 0; found -1.0"),
+        ({"optimizer": {"name": "sgd", "lr": 0.1}, "lr": 0.1}, "expected lr or optimizer.lr; found both"),
+        (
+            {"optimizer": {"name": "adam", "beta": 0.1}},
+            "optimizer 'adam' has an unknown key 'beta'\n  Did you mean 'beta2'",
+        ),
+        ({"optimizer": {"name": "adam", "amsgrad": 1}}, "expected optimizer.amsgrad to be true or false; found 1"),
+        ({"optimizer": {"name": "adam", "groups": ["*.bias"]}}, "optimizer.groups.0 expected a table"),
+        ({"optimizer": {"name": "adam", "groups": [{"match": "b", "rate": 2}]}}, "has an unknown key 'rate'"),
+        ({"optimizer": {"name": "adam", "groups": {"lr": 2}}}, "optimizer.groups.0 expected 'match'"),
+        ({"schedule": {"name": "step"}}, "schedule expected 'every' for 'step'; found none"),
+        ({"schedule": {"name": "cosine", "warmup": -1}}, "a warm-up expected updates of at least 0 updates"),
+        ({"schedule": []}, "schedule expected at least one"),
+        ({"schedule": [{"name": "linear"}, {"name": "cosine"}]}, "schedule.0 expected updates in all but the last"),
+        ({"clip": {"name": "globl_norm", "max_norm": 1.0}}, "no clipping named 'globl_norm'"),
+        ({"regularize": {"name": "l2"}}, "regularize expected 'strength' for 'l2'"),
+        ({"regularize": {"name": "l2", "strength": -1.0}}, "L2 expected a finite number above 0; found -1.0"),
+        ({"average": "emma"}, "no average named 'emma'\n  Did you mean 'ema'"),
+        ({"micro_batches": 3}, "batch_size expected a multiple of its 3 micro-batches; found 64\n  Take 66"),
+        ({"micro_batches": 0}, "micro_batches expected an integer of at least 1; found 0"),
         ({"warmup": -3}, "warmup of at least 0 updates"),
         ({"clip": -1.0}, "clip_global_norm expected a finite number above 0"),
         ({"clip": float("nan")}, "clip_global_norm expected"),
@@ -137,4 +171,127 @@ def test_a_bad_file(tmp_path: Path, content: bytes | None, error: type[OnnxmxErr
 def test_values_out_of_range(values: dict[str, Any], text: str) -> None:
     config = TrainConfig("mlp", "digits", **values)
     with pytest.raises(UsageError, match=text):
-        (config.make_optimizer(), config.make_clip(), config.make_plan())
+        (config.make_update(), config.make_plan())
+
+
+def test_tables(tmp_path: Path) -> None:
+    """All that `fit` takes can stand in a file."""
+    (tmp_path / "c.toml").write_text("""
+        model = "mlp"
+        data = "digits"
+        micro_batches = 2
+        clip = [{ name = "centralize" }, { name = "global_norm", max_norm = 2 }]
+        regularize = [{ name = "l2", strength = 1e-3, match = "*.weight" }, { name = "max_norm", strength = 3.0 }]
+        average = { name = "swa", start = 20, use = false }
+
+        [optimizer]
+        name = "muon"
+        lr = 0.01
+        adam = ["head.*"]
+        [[optimizer.groups]]
+        match = "*.bias"
+        decay = 0.0
+
+        [[schedule]]
+        name = "linear"
+        updates = 30
+        warmup = 5
+        warmup_kind = "exponential"
+        [[schedule]]
+        name = "multi_step"
+        at = [10, 20]
+    """)
+    config = TrainConfig.load(tmp_path / "c.toml")
+    schedule = mx.Linear(0.01).warmed_up(5, kind="exponential").then(mx.MultiStep(0.01, at=(10, 20)), at=30)
+    assert config.make_update() == Update.of(
+        mx.Muon(schedule, adam=("head.*",), groups=(mx.Group("*.bias", decay=0.0),)),
+        clip=[mx.Centralize(), mx.clip_global_norm(2)],
+        regularize=[mx.L2(1e-3, "*.weight"), mx.MaxNorm(3.0)],
+        average=mx.SWA(start=20, use=False),
+    )
+    config.save(tmp_path / "again.toml")
+    assert TrainConfig.load(tmp_path / "again.toml") == config
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_by_name(name: str) -> None:
+    config = TrainConfig("mlp", "digits", optimizer=name, lr=0.5, schedule="constant")
+    assert config.make_optimizer() == OPTIMIZERS[name](lr=Constant(0.5))
+
+
+NEEDED: dict[str, dict[str, Any]] = {
+    "cosine_restarts": {"period": 5},
+    "cyclic": {"up": 5},
+    "exponential": {"decay": 0.9},
+    "inverse_sqrt": {"timescale": 5},
+    "multi_step": {"at": [5]},
+    "step": {"every": 5},
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(SCHEDULES) - {"warmup_cosine"}))
+def test_every_schedule_by_name(name: str) -> None:
+    table = {"name": name, **NEEDED.get(name, {})}
+    config = TrainConfig("mlp", "digits", lr=0.5, schedule=table)
+    assert config.make_optimizer().lr == SCHEDULES[name](0.5, **NEEDED.get(name, {}))  # type: ignore[call-arg]
+    warmed = dataclasses.replace(config, warmup=7).make_optimizer().lr
+    inner = warmed.rate if isinstance(warmed, mx.ReduceOnPlateau) else warmed
+    assert isinstance(inner, Warmup)
+    assert inner.updates == 7
+
+
+@pytest.mark.parametrize(
+    ("before", "settings", "after"),
+    [
+        ({}, ["optimizer.lr=3e-4"], {"optimizer": {"lr": 3e-4}}),
+        ({"optimizer": "sgd"}, ["optimizer.lr=1"], {"optimizer": {"name": "sgd", "lr": 1}}),
+        ({"optimizer": {"name": "sgd", "lr": 2}}, ["lr=1"], {"optimizer": {"name": "sgd"}, "lr": 1}),
+        ({"lr": 2}, ["optimizer.name=sgd", "optimizer.lr=1"], {"optimizer": {"name": "sgd", "lr": 1}}),
+        ({"clip": 1.0}, ["clip.max_norm=2"], {"clip": {"name": "global_norm", "max_norm": 2}}),
+        ({"clip": [{"name": "norm"}]}, ["clip.0.max_norm=2"], {"clip": [{"name": "norm", "max_norm": 2}]}),
+        ({}, ["model = my model.onnx"], {"model": "my model.onnx"}),
+        ({}, ['model="3"', "average={name = 'ema'}"], {"model": "3", "average": {"name": "ema"}}),
+        ({"epochs": 1}, ["epochs=2", "epochs=3"], {"epochs": 3}),
+    ],
+)  # fmt: skip
+def test_settings(before: dict[str, Any], settings: list[str], after: dict[str, Any]) -> None:
+    kept = copy.deepcopy(before)
+    assert override(before, dict(map(parse_setting, settings)), {"clip": "global_norm"}) == after
+    assert before == kept
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("epochs", "expected KEY=VALUE; found 'epochs'"),
+        ("=3", "expected KEY=VALUE"),
+        ("epoch=3", "unknown key 'epoch'\n  Did you mean 'epochs'"),
+        ("optimizer.=3", "expected a key such as optimizer.lr; found 'optimizer.'"),
+        ("epochs.x=3", "epochs expected a table to set a part of; found 3"),
+        ("optimizer.lrr=3", "has an unknown key 'lrr'\n  Did you mean 'lr'"),
+        ("schedule.3.every=2", "schedule 'warmup_cosine' has an unknown key '3'"),
+        ("epochs=many", "expected epochs to be an integer; found 'many'"),
+    ],
+)
+def test_bad_settings(setting: str, text: str) -> None:
+    def made() -> None:
+        key, value = parse_setting(setting)
+        TrainConfig.of_settings({"model": "mlp", "data": "digits", "epochs": 3, key: value}).check()
+
+    with pytest.raises(UsageError, match=text):
+        made()
+
+
+def test_every_option_of_train_is_a_key() -> None:
+    """What an option can say, config.toml can say too; the rest are no settings of a run."""
+    options = {p.name for p in train.params if isinstance(p, click.Option)}
+    assert options - {"resume", "overwrite", "settings", "form", None} - {"debug"} <= set(OTHER)
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_setting_or_an_error(text: str) -> None:
+    try:
+        key, _ = parse_setting(text)
+        override({"optimizer": "adam"}, {key: 1}, {})
+    except UsageError:
+        pass

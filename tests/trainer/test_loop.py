@@ -334,7 +334,7 @@ ARRAY = np.zeros((8, 4), np.float32)
         ({"data": ARRAY}, r"a dataset; found ndarray\n  Make one of arrays: mx\.data\.Dataset\.from_arrays"),
         ({"validation": ARRAY}, "validation data; found ndarray"),
         ({"optimizer": "adam"}, r"an optimizer; found str\n  For example mx\.Adam"),
-        ({"clip": 1.0}, r"a clipping; found float\n  For example mx\.clip_global_norm"),
+        ({"clip": 1.0}, r"a clipping or a list of them; found 1.0\n  For example mx\.clip_global_norm"),
         ({"epochs": 1.5}, "epochs expected an integer of at least 1; found 1.5"),
         ({"seed": "1"}, "seed expected an integer of at least 0; found '1'"),
         ({"threads": True}, "threads expected an integer of at least 1; found True"),

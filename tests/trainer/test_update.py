@@ -1,0 +1,289 @@
+"""What changes the parameters besides the optimizer: micro-batches, averages, regularizers, noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxmx as mx
+from onnxmx import layers as L
+from onnxmx.builder.session import open_session
+from onnxmx.errors import UsageError
+from onnxmx.trainer.averages import AVERAGES
+from onnxmx.trainer.step import StepGraph, initial_state
+from tests.trainer.nets import TINY, batch_for, blob_net, blobs, conv_net, feeds
+
+Array = np.ndarray[Any, Any]
+State = dict[str, Array]
+
+
+def run(step: StepGraph, state: State, batches: list[dict[str, Array]]) -> list[State]:
+    """The outputs of each step; a step starts from the state that the one before it left."""
+    session, names, found = open_session(step.data, threads=1), [p["name"] for p in step.spec["outputs"]], []
+    for batch in batches:
+        out = dict(zip(names, session.run(names, feeds(batch, state)), strict=True))
+        state = {n.removeprefix("next."): v for n, v in out.items() if n.startswith("next.")}
+        found.append(out)
+    return found
+
+
+def compiled(model: mx.Model, optimizer: Any = None, **options: Any) -> tuple[StepGraph, State]:
+    optimizer = optimizer or mx.SGD(lr=0.1)
+    step = mx.compile_step(model, loss="softmax_cross_entropy", optimizer=optimizer, **options)
+    onnx.checker.check_model(onnx.load_from_string(step.data), full_check=True)
+    return step, initial_state(model, optimizer, 0, options.get("average"))
+
+
+# --- micro-batches
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+@pytest.mark.parametrize("name", ["mlp", "residual", "twice"])
+def test_micro_batches_give_what_the_whole_batch_gives(name: str, size: int) -> None:
+    """Batches of 8 and of 5, which is no multiple: the last round takes what is left."""
+    model = TINY[name]()
+    batches = [batch_for(model, n, seed=n) for n in (8, 5, 8)]
+    whole, parts = (
+        run(*compiled(model, mx.Momentum(lr=0.1), clip=mx.clip_global_norm(0.5), **options), batches)
+        for options in ({}, {"micro_batch": size})
+    )
+    for a, b in zip(whole, parts, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_allclose(b[key], a[key], rtol=2e-5, atol=2e-6, err_msg=key)
+
+
+def test_a_micro_batch_has_statistics_and_dropout_of_its_own() -> None:
+    model = L.Sequential(conv_net(), L.Dropout(0.5), L.Dense(4)).build(x=("batch", 2, 6, 6))
+    step, state = compiled(model, micro_batch=4)
+    half = batch_for(model, 4)
+    twice = {name: np.concatenate([a, a]) for name, a in half.items()}
+    first = run(*compiled(model), [half])[0]
+    (both,) = run(step, state, [twice])
+    assert both["loss"] != first["loss"], "the same samples with the same dropout would give the same loss"
+    for name in (n for n in state if "running" in n or "mean" in n):
+        once = first[f"next.{name}"]
+        # Moved twice towards the same statistics, by a tenth each time.
+        np.testing.assert_allclose(both[f"next.{name}"], state[name] + (once - state[name]) * 1.9, rtol=1e-4, atol=1e-6)
+    assert any("mean" in n for n in state)
+
+
+def test_micro_batches_through_fit(tmp_path: Path) -> None:
+    """40 samples in batches of 16: two whole ones and one of 8."""
+    options: Any = {"batch_size": 16, "epochs": 2, "optimizer": mx.SGD(lr=0.1), "progress": False}
+    whole = mx.fit(blob_net(), blobs(40), **options)
+    parts = mx.fit(blob_net(), blobs(40), micro_batches=4, out=tmp_path / "run", **options)
+    for name, expected in whole.last.parameters().items():
+        np.testing.assert_allclose(parts.last.parameters()[name], expected, rtol=1e-4, atol=1e-5)
+    assert [h["loss"] for h in parts.history] == pytest.approx([h["loss"] for h in whole.history], rel=1e-5)
+
+
+def test_micro_batches_that_cannot_be() -> None:
+    with pytest.raises(UsageError, match="batch_size expected a multiple of its 3 micro-batches; found 64"):
+        mx.fit(blob_net(), blobs(), micro_batches=3, progress=False)
+    with pytest.raises(UsageError, match="batches of any size; 'x' has a fixed one"):
+        compiled(TINY["fixed batch"](), micro_batch=2)
+
+
+# --- averages
+
+
+def weights_after(average: Any, steps: int, total: int | None = None) -> tuple[list[State], list[State]]:
+    """The weights and their averages after each step."""
+    model = TINY["conv"]()
+    step, state = compiled(model, average=average, total=total or steps)
+    outs = run(step, state, [batch_for(model, seed=t) for t in range(steps)])
+    names, prefix = list(model.parameters()), average.prefix
+    weights = [{n: state[n] for n in names}] + [{n: out[f"next.{n}"] for n in names} for out in outs]
+    averages = [{n: out[f"next.{prefix}.{n}"] for n in names} for out in outs]
+    return weights, averages
+
+
+@pytest.mark.parametrize(("average", "decay"), [
+    (mx.EMA(0.9, ramp=False), lambda t: 0.9),
+    (mx.EMA(0.5), lambda t: min(0.5, (1 + t) / (10 + t))),
+    (mx.EMA(0.0), lambda t: 0.0),
+])  # fmt: skip
+def test_ema(average: Any, decay: Callable[[int], float]) -> None:
+    """Of weights and running statistics; it starts from the first weights."""
+    weights, averages = weights_after(average, 12)
+    expected = weights[0]
+    for t, found in enumerate(averages):
+        expected = {n: decay(t) * e + (1 - decay(t)) * weights[t + 1][n] for n, e in expected.items()}
+        for name, e in expected.items():
+            np.testing.assert_allclose(found[name], e, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("start", "every"), [(1, 1), (5, 1), (4, 3), (None, 1)])
+def test_swa(start: int | None, every: int) -> None:
+    """The mean of the weights after updates start, start + every, ...; the weights themselves before."""
+    weights, averages = weights_after(mx.SWA(start=start, every=every), 12)
+    first = 9 if start is None else start
+    for t, found in enumerate(averages, start=1):
+        counted = [weights[k] for k in range(first, t + 1, every)] or [weights[t]]
+        for name in found:
+            np.testing.assert_allclose(found[name], np.mean([w[name] for w in counted], 0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("use", [True, False])
+def test_the_model_that_is_saved_is_the_average(tmp_path: Path, use: bool) -> None:
+    average = mx.EMA(0.5, ramp=False, use=use)
+    made = mx.fit(blob_net(), blobs(), validation=blobs(), average=average, epochs=2, out=tmp_path / "run",
+                  optimizer=mx.SGD(lr=0.1), progress=False)  # fmt: skip
+    from safetensors.numpy import load_file
+
+    state = load_file(next((tmp_path / "run" / "checkpoints").glob("*.safetensors")))
+    for name, found in made.last.parameters().items():
+        np.testing.assert_array_equal(found, state[f"ema.{name}" if use else name])
+        assert not np.array_equal(found, state[name if use else f"ema.{name}"])
+    accuracy = mx.evaluate(made.last, blobs())
+    assert made.history[-1]["validation_loss"] == pytest.approx(accuracy["loss"], rel=1e-6)
+
+
+def test_every_average_is_tested() -> None:
+    assert set(AVERAGES.values()) == {mx.EMA, mx.SWA}
+
+
+# --- regularizers and noise
+
+
+def update_of(model: mx.Model, **options: Any) -> tuple[State, State, State]:
+    """The parameters before a step, what plain gradient descent takes from them, and what `options` does."""
+    batch, names = batch_for(model), model.trainable
+    step, state = compiled(model, **options)
+    (plain,), (found,) = run(*compiled(model), [batch]), run(step, state, [batch])
+    np.testing.assert_array_equal(plain["loss"], found["loss"])
+    return (
+        {n: state[n] for n in names},
+        {n: state[n] - plain[f"next.{n}"] for n in names},
+        {n: found[f"next.{n}"] for n in names},
+    )
+
+
+def test_l1_and_l2() -> None:
+    """The penalty's gradient, at a rate of 0.1, and the loss as it was."""
+    before, taken, after = update_of(TINY["mlp"](), regularize=[mx.L1(0.3), mx.L2(0.7, "*.weight")])
+    for name, p in before.items():
+        penalty = 0.3 * np.sign(p) + (0.7 * p if name.endswith("weight") else 0.0)
+        np.testing.assert_allclose(after[name], p - taken[name] - 0.1 * penalty, rtol=1e-5, atol=1e-6)
+
+
+def test_a_penalty_is_clipped_and_weight_decay_is_not() -> None:
+    for options in ({"regularize": mx.L2(50.0)}, {"optimizer": mx.SGD(lr=0.1, weight_decay=50.0)}):
+        before, _, after = update_of(TINY["mlp"](), clip=mx.clip_global_norm(0.1), **options)
+        moved = np.sqrt(sum(((after[n] - before[n]) ** 2).sum() for n in before))
+        assert (moved < 0.011) == ("regularize" in options)
+
+
+def test_max_norm() -> None:
+    before, taken, after = update_of(TINY["conv"](), regularize=mx.MaxNorm(0.5))
+    bounded = 0
+    for name, p in before.items():
+        free = p - taken[name]
+        axes = {1: (), 2: (0,), 4: (1, 2, 3)}[p.ndim]
+        norms = np.sqrt((free**2).sum(axes, keepdims=True)) if axes else np.zeros(1)
+        np.testing.assert_allclose(after[name], free * np.minimum(1, 0.5 / np.maximum(norms, 1e-9)), rtol=1e-5)
+        bounded += int((norms > 0.5).sum())
+    assert bounded > 0
+
+
+def test_each_gradient_clipped_by_its_own_norm() -> None:
+    before, taken, after = update_of(TINY["mlp"](), clip=mx.clip_norm(0.05))
+    scales = []
+    for name, p in before.items():
+        scales.append(min(1.0, 0.05 / np.linalg.norm(taken[name] / 0.1)))
+        np.testing.assert_allclose(after[name], p - taken[name] * scales[-1], rtol=1e-5, atol=1e-6)
+    assert min(scales) < 1
+    assert len(set(scales)) > 1
+
+
+def test_noise() -> None:
+    """Normal, of the variance asked for, another one for each parameter and step, and the same again."""
+    model = L.Dense(100).build(x=("batch", 200))
+    step, state = compiled(model, clip=mx.GradientNoise(variance=0.04, decay=0.5))
+    batch, (plain, *_) = batch_for(model), run(*compiled(model), [batch_for(model)])
+    draws = []
+    for t in (0, 0, 24):
+        (out,) = run(step, state | {"step": np.array(t)}, [batch])
+        draws.append((plain["next.weight"] - out["next.weight"]) / 0.1)
+    np.testing.assert_array_equal(draws[0], draws[1])
+    for noise, variance in ((draws[0], 0.04), (draws[2], 0.04 / 5)):
+        n = noise.size
+        assert abs(noise.mean()) < 4 * (variance / n) ** 0.5
+        assert abs(noise.var() / variance - 1) < 4 * (2 / n) ** 0.5
+        assert abs((noise**4).mean() / variance**2 - 3) < 4 * (96 / n) ** 0.5
+        assert abs((np.abs(noise) < variance**0.5).mean() - 0.6827) < 4 * (0.25 / n) ** 0.5
+    assert abs(np.corrcoef(draws[0].ravel(), draws[2].ravel())[0, 1]) < 4 / draws[0].size ** 0.5
+
+
+def test_centralized_convolutions() -> None:
+    """The mean over a filter, whose output axis comes first, is taken away."""
+    before, taken, after = update_of(TINY["conv"](), clip=mx.Centralize())
+    for name, p in before.items():
+        axes = {1: None, 2: (0,), 4: (1, 2, 3)}[p.ndim]
+        mean = 0.0 if axes is None else taken[name].mean(axes, keepdims=True)
+        np.testing.assert_allclose(after[name], p - taken[name] + mean, rtol=1e-5, atol=1e-6)
+
+
+# --- several optimizers, and what is refused
+
+
+def test_optimizers_by_name() -> None:
+    """Each parameter ends where it would if all had its optimizer."""
+    model, batches = TINY["mlp"](), [batch_for(TINY["mlp"](), seed=t) for t in range(1)]
+    both = mx.ByName({"*.bias": mx.SGD(lr=0.3), "*": mx.Adam(lr=0.01)})
+    (found,) = run(*compiled(model, both), batches)
+    (sgd,), (adam,) = run(*compiled(model, mx.SGD(lr=0.3)), batches), run(*compiled(model, mx.Adam(lr=0.01)), batches)
+    for name in model.trainable:
+        np.testing.assert_array_equal(found[f"next.{name}"], (sgd if name.endswith("bias") else adam)[f"next.{name}"])
+        assert (f"next.{name}.m" in found) == (not name.endswith("bias"))
+    assert found["lr"] == np.float32(0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"optimizer": mx.Adam(groups=[mx.Group("*.bais", lr=2.0)])}, r"'\*.bais' expected to match .* found none"),
+        ({"optimizer": mx.Muon(adam=("tail.*",))}, "'tail.*' expected to match"),
+        ({"optimizer": mx.ByName({"*.bias": mx.SGD()})}, "an optimizer for every parameter; found none for"),
+        ({"regularize": mx.L1(0.1, "kernel")}, "'kernel' expected to match"),
+        ({"clip": 1.0}, "expected a clipping or a list of them; found 1.0"),
+        ({"regularize": 1.0}, "expected a regularizer or a list of them; found 1.0"),
+        ({"average": "ema"}, "expected an average of the weights; found 'ema'"),
+        ({"average": mx.SWA(start=11), "total": 10}, "before the end of the run, update 10; found 11"),
+    ],
+)
+def test_what_does_not_fit(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        mx.compile_step(TINY["mlp"](), loss="softmax_cross_entropy", **{"optimizer": mx.SGD()} | options)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: mx.Group("", lr=2), "a group expected a pattern of names; found ''"),
+        (lambda: mx.Group("*", lr=-1), "the lr of group '\\*' expected a finite number of at least 0; found -1"),
+        (lambda: mx.Adam(groups=["*.bias"]), "groups expected a sequence of groups; found '\\*.bias'"),
+        (lambda: mx.ByName({}), "ByName expected optimizers by pattern"),
+        (lambda: mx.EMA(1.0), r"the decay of EMA expected a number in \[0, 1\); found 1.0"),
+        (lambda: mx.SWA(start=0), "SWA expected start of at least 1 update; found 0"),
+        (lambda: mx.SWA(every=0), "SWA expected every of at least 1 update; found 0"),
+        (lambda: mx.L1(0.0), "L1 expected a finite number above 0; found 0.0"),
+        (lambda: mx.MaxNorm(1.0, ""), "MaxNorm expected a pattern of names"),
+        (lambda: mx.clip_norm(-1), "clip_norm expected a finite number above 0; found -1"),
+        (lambda: mx.clip_value("a"), "clip_value expected a finite number above 0; found 'a'"),
+        (lambda: mx.clip_adaptive(0), "clip_adaptive expected"),
+        (lambda: mx.GradientNoise(-1.0), "the variance of GradientNoise expected"),
+        (lambda: mx.Adagrad(initial=-1.0), "initial expected a finite number of at least 0"),
+        (lambda: mx.FTRL(l1=-1.0), "l1 expected a finite number of at least 0"),
+        (lambda: mx.Lion(beta1=1.0), r"beta1 expected a number in \[0, 1\)"),
+    ],
+)
+def test_values_out_of_range(make: Callable[[], Any], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        make()
