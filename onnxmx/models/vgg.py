@@ -2,96 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from onnxmx.builder import layers as L
 from onnxmx.models.registry import Shape, images, model
 
 IMAGE = (3, 224, 224)
 
-
-@model(images)
-def vgg11(
-    input: Shape = IMAGE, classes: int = 1000, width: int = 64, units: int = 4096, dropout: float = 0.5
-) -> L.Layer:
-    """VGG of 11 layers.   Options: see vgg16.   Source: Simonyan & Zisserman 2015, table 1, A."""
-    return _vgg((1, 1, 2, 2, 2), classes, width, units, dropout)
-
-
-@model(images)
-def vgg11_bn(
-    input: Shape = IMAGE, classes: int = 1000, width: int = 64, units: int = 4096, dropout: float = 0.5
-) -> L.Layer:
-    """VGG of 11 layers with batch normalization.   Options: see vgg16.
-
-    Source: Simonyan & Zisserman 2015, table 1, A; Ioffe & Szegedy 2015.
-    """
-    return _vgg((1, 1, 2, 2, 2), classes, width, units, dropout, norm=True)
+_STAGES = {
+    11: ("A", (1, 1, 2, 2, 2)),
+    13: ("B", (2, 2, 2, 2, 2)),
+    16: ("D", (2, 2, 3, 3, 3)),
+    19: ("E", (2, 2, 4, 4, 4)),
+}
+"""By the number of convolutions and dense layers: the column of the paper's table, and the depth of each stage."""
 
 
-@model(images)
-def vgg13(
-    input: Shape = IMAGE, classes: int = 1000, width: int = 64, units: int = 4096, dropout: float = 0.5
-) -> L.Layer:
-    """VGG of 13 layers.   Options: see vgg16.   Source: Simonyan & Zisserman 2015, table 1, B."""
-    return _vgg((2, 2, 2, 2, 2), classes, width, units, dropout)
+def _of(layers: int, *, norm: bool = False) -> Callable[..., L.Layer]:
+    """The build function of one column.   norm: with batch normalization."""
+    column, depths = _STAGES[layers]
 
+    def vgg(
+        input: Shape = IMAGE, classes: int = 1000, width: int = 64, units: int = 4096, dropout: float = 0.5
+    ) -> L.Layer:
+        return _vgg(depths, classes, width, units, dropout, norm)
 
-@model(images)
-def vgg13_bn(
-    input: Shape = IMAGE, classes: int = 1000, width: int = 64, units: int = 4096, dropout: float = 0.5
-) -> L.Layer:
-    """VGG of 13 layers with batch normalization.   Options: see vgg16.
-
-    Source: Simonyan & Zisserman 2015, table 1, B; Ioffe & Szegedy 2015.
-    """
-    return _vgg((2, 2, 2, 2, 2), classes, width, units, dropout, norm=True)
-
-
-@model(images)
-def vgg16(
-    input: Shape = IMAGE, classes: int = 1000, width: int = 64, units: int = 4096, dropout: float = 0.5
-) -> L.Layer:
-    """VGG of 16 layers.
+    vgg.__name__ = vgg.__qualname__ = f"vgg{layers}_bn" if norm else f"vgg{layers}"
+    vgg.__doc__ = f"""VGG of {layers} layers{" with batch normalization" if norm else ""}.
 
     input: (channels, height, width) of one sample, 32 pixels or more.   width: channels of the first stage.
     units: of both hidden dense layers.   Returns (batch, classes) logits.
-    Source: Simonyan & Zisserman 2015, table 1, D.
+    Source: Simonyan & Zisserman 2015, table 1, {column}{"; Ioffe & Szegedy 2015" if norm else ""}.
     """
-    return _vgg((2, 2, 3, 3, 3), classes, width, units, dropout)
+    return model(images)(vgg)
 
 
-@model(images)
-def vgg16_bn(
-    input: Shape = IMAGE, classes: int = 1000, width: int = 64, units: int = 4096, dropout: float = 0.5
-) -> L.Layer:
-    """VGG of 16 layers with batch normalization.   Options: see vgg16.
-
-    Source: Simonyan & Zisserman 2015, table 1, D; Ioffe & Szegedy 2015.
-    """
-    return _vgg((2, 2, 3, 3, 3), classes, width, units, dropout, norm=True)
-
-
-@model(images)
-def vgg19(
-    input: Shape = IMAGE, classes: int = 1000, width: int = 64, units: int = 4096, dropout: float = 0.5
-) -> L.Layer:
-    """VGG of 19 layers.   Options: see vgg16.   Source: Simonyan & Zisserman 2015, table 1, E."""
-    return _vgg((2, 2, 4, 4, 4), classes, width, units, dropout)
-
-
-@model(images)
-def vgg19_bn(
-    input: Shape = IMAGE, classes: int = 1000, width: int = 64, units: int = 4096, dropout: float = 0.5
-) -> L.Layer:
-    """VGG of 19 layers with batch normalization.   Options: see vgg16.
-
-    Source: Simonyan & Zisserman 2015, table 1, E; Ioffe & Szegedy 2015.
-    """
-    return _vgg((2, 2, 4, 4, 4), classes, width, units, dropout, norm=True)
-
-
-def _vgg(depths: Sequence[int], classes: int, width: int, units: int, dropout: float, norm: bool = False) -> L.Layer:
+def _vgg(depths: Sequence[int], classes: int, width: int, units: int, dropout: float, norm: bool) -> L.Layer:
     """depths: how many convolutions each stage has.   norm: with batch normalization."""
 
     def conv(channels: int) -> L.Layer:
@@ -112,3 +58,9 @@ def _vgg(depths: Sequence[int], classes: int, width: int, units: int, dropout: f
         L.Dropout(dropout),
         L.Dense(classes, name="head"),
     )
+
+
+vgg11, vgg11_bn = _of(11), _of(11, norm=True)
+vgg13, vgg13_bn = _of(13), _of(13, norm=True)
+vgg16, vgg16_bn = _of(16), _of(16, norm=True)
+vgg19, vgg19_bn = _of(19), _of(19, norm=True)
