@@ -251,6 +251,8 @@ class GraphBuilder(Scopes, Ops):
         copy.meta.update(node.meta)
         if source := node.metadata_props.get(SOURCE):
             copy.metadata_props[SOURCE] = source
+        if self._region:
+            copy.metadata_props[CHECKPOINT] = self._region
         self.graph.append(copy)
         return copy
 

@@ -8,6 +8,9 @@ SOURCE = "onnxmx.source"
 CHECKPOINT = "onnxmx.checkpoint"
 """Of a node: the region it belongs to, all of which a backward pass computes again instead of keeping."""
 
+AS_INFERRED = "onnxmx.as_inferred"
+"""Of a node that computes something else in training: the model holds its gradient as it infers."""
+
 TRAINABLE = "onnxmx.trainable"
 """The names of the parameters that training changes, a JSON list: the only such list."""
 

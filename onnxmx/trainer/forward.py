@@ -16,7 +16,7 @@ import onnx_ir.passes.common as passes
 from onnxmx.builder.body import constant_tensor, subgraphs, with_numbers
 from onnxmx.builder.control import rebuild
 from onnxmx.builder.graph import GraphBuilder
-from onnxmx.builder.metadata import CHECKPOINT, SOURCE
+from onnxmx.builder.metadata import AS_INFERRED, CHECKPOINT, SOURCE
 from onnxmx.builder.model import Model
 from onnxmx.errors import GraphError, ShapeError
 from onnxmx.trainer.autodiff.registry import is_users_own
@@ -69,6 +69,7 @@ def copy_model(g: GraphBuilder, model: Model, values: Values, training: Training
     g.functions |= {f"{f.domain}.{f.name}.{f.overload}": f for f in opened.functions.values()}
     if training is not None:
         training.home = g
+        _check_gradients(graph)
     known: Known = {None: None}
     for name, value in graph.initializers.items():
         if name in values:
@@ -166,6 +167,19 @@ def open_called(model: ir.Model) -> None:
     """Put the bodies of those functions in place that stayed for the sweep."""
     if any(f.overload == CALLED for f in model.functions.values()):
         passes.InlinePass(lambda f: f.overload == CALLED)(model)
+
+
+def _check_gradients(graph: ir.Graph) -> None:
+    """Raises GraphError where the graph holds the gradient of a node as it infers, and training changes that node."""
+    nodes = list(graph.all_nodes())
+    fixed = next((n for n in nodes if AS_INFERRED in n.metadata_props), None)
+    if fixed is not None and any((n.name or "").startswith("grad.") for n in nodes):  # else it was cut off again
+        raise GraphError(
+            f"training expected no gradient in the model that goes through {fixed.op_type}, which training changes; "
+            f"found that of {fixed.name!r}",
+            at=fixed.metadata_props.get(SOURCE),
+            mend="Leave it out, or use a layer that is the same in training, such as LayerNorm.",
+        )
 
 
 def _check_copyable(node: ir.Node) -> None:
@@ -281,3 +295,5 @@ _REWRITES: dict[str, Rewrite] = {
     "BatchNormalization": _batch_norm,
     **dict.fromkeys(("RNN", "LSTM", "GRU"), _recurrent),
 }
+REWRITTEN = frozenset(_REWRITES)
+"""The operators that compute something else in training."""

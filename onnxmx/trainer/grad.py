@@ -8,9 +8,11 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from onnxmx.builder.body import reads
 from onnxmx.builder.foreign import check
 from onnxmx.builder.graft import free, value_names
 from onnxmx.builder.graph import GraphBuilder, Value, describe
+from onnxmx.builder.metadata import AS_INFERRED
 from onnxmx.builder.model import Model
 from onnxmx.builder.resize import infer_anew
 from onnxmx.builder.source import user_line
@@ -18,8 +20,8 @@ from onnxmx.builder.surgery import find
 from onnxmx.builder.values import dims
 from onnxmx.errors import GradientError, ShapeError, UsageError
 from onnxmx.trainer import losses
-from onnxmx.trainer.autodiff.backward import pull_back
-from onnxmx.trainer.forward import only_output, open_called, without_functions
+from onnxmx.trainer.autodiff.backward import depending_on, pull_back
+from onnxmx.trainer.forward import REWRITTEN, only_output, open_called, without_functions
 from onnxmx.trainer.logits import before_activation, ends_in_activation
 
 
@@ -97,7 +99,9 @@ def gradients(
                 mend="Sum it first, g.reduce_sum(y, keepdims=False), or give a cotangent of its shape.",
             )
         cotangent = g.cast_like(np.float32(1.0), of)
-    found = pull_back(g, list(g.graph), {of: cotangent}, wrt)  # type: ignore[dict-item]
+    nodes = list(g.graph)
+    _note_inference_form(nodes, of, wrt)
+    found = pull_back(g, nodes, {of: cotangent}, wrt)  # type: ignore[dict-item]
     if missing := [x.name for x, dx in zip(wrt, found, strict=True) if dx is None]:
         raise GradientError(
             f"{of.name!r} expected to depend on {missing[0]!r} in a way that has a gradient; it does not",
@@ -105,6 +109,16 @@ def gradients(
             mend="Leave it out: its gradient is zero.",
         )
     return [dx for dx in found if dx is not None]
+
+
+def _note_inference_form(nodes: Sequence[ir.Node], of: ir.Value, wrt: Sequence[ir.Value]) -> None:
+    """Mark what the gradient goes through and training would change: a training step then refuses the model."""
+    varying, needed = depending_on(nodes, wrt), {of}
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.outputs):
+            needed.update(x for x in reads(node) if x is not None)
+            if node.op_type in REWRITTEN and not varying.isdisjoint(node.outputs):
+                node.metadata_props[AS_INFERRED] = "1"
 
 
 def _add_loss(g: GraphBuilder, model: Model, loss: losses.Loss, label: str) -> None:

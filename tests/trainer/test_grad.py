@@ -13,7 +13,7 @@ import pytest
 import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.errors import GradientError, OnnxmxError, UsageError
+from onnxmx.errors import GradientError, GraphError, OnnxmxError, UsageError
 from tests.trainer.penalty_oracle import given
 
 Array = np.ndarray[Any, Any]
@@ -146,6 +146,39 @@ def test_a_gradient_penalty_as_pytorch_has_it() -> None:
     assert len(expected["gradients"]) == 6
     for name, gradient in expected["gradients"].items():
         np.testing.assert_allclose(found[f"grad.critic.{name}"], gradient, rtol=1e-4, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("layer", [L.BatchNorm(), L.Dropout(0.5)])
+def test_no_training_where_a_gradient_is_that_of_the_inference_form(layer: L.Layer) -> None:
+    """It would be that of another function, without a word. Cut off, it does no harm; before it, none either."""
+
+    def energy(x: Value) -> dict[str, Value]:
+        y = L.Dense(1, name="last")(layer(L.Dense(3, name="first")(x)))
+        return {"force": mx.gradients(x.builder.reduce_sum(y, keepdims=False), [x])[0], "energy": y}
+
+    def compiled(model: mx.Model) -> mx.Model:
+        mx.compile_step(model, loss="mean_squared_error", optimizer=mx.SGD())
+        return model
+
+    model = mx.build(energy, x=("batch", 4))
+    with pytest.raises(GraphError, match="which training changes; found that of"):
+        compiled(model.cut("force"))
+    compiled(model.cut("energy").freeze("first"))
+    compiled(mx.grad(model.cut("energy"), wrt="last.weight").cut("energy"))
+
+
+def test_training_on_a_gradient() -> None:
+    """Forces as the gradient of an energy: the step holds gradients of a gradient."""
+
+    def force(x: Value) -> Value:
+        energy = L.Sequential(L.Dense(16, activation="softplus"), L.Dense(1))(x)
+        return -mx.gradients(x.builder.reduce_sum(energy, keepdims=False), [x])[0]
+
+    x = np.random.default_rng(0).normal(size=(128, 2)).astype(np.float32)
+    data = mx.data.Dataset.from_arrays(x, -2 * x, name="springs")
+    model = mx.build(force, x=("batch", 2)).freeze("sequential.1.bias")  # a constant has no force
+    run = mx.fit(model, data, loss="mean_squared_error", optimizer=mx.Adam(lr=0.03), epochs=30, batch_size=32)
+    assert run.history[-1]["loss"] < 0.05 * run.history[0]["loss"]
 
 
 def tokens() -> mx.Model:
