@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxmx.trainer.autodiff.registry import RULES, Refusal
-from tests.trainer.node_tests import FAILED, NEWER, NOT_SMOOTH, PASSED, Result, check_all
+from tests.trainer.node_compare import FAILED, NEWER, NOT_SMOOTH, PASSED
+from tests.trainer.node_tests import Result, check_all
 from tests.trainer.test_rules import CASES
 from tests.trainer.test_second_order import EXCEPTIONS
 

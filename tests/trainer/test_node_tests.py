@@ -9,7 +9,8 @@ import pytest
 
 from onnxmx.trainer.autodiff import RULES
 from tests.trainer import node_tests
-from tests.trainer.node_tests import FAILED, NEWER, NOT_SMOOTH, PASSED
+from tests.trainer.node_compare import FAILED, NEWER, NOT_SMOOTH, PASSED
+from tests.trainer.node_models import is_float
 from tests.trainer.operators_page import RESULTS, Summary, render
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "operators.md"
@@ -26,7 +27,7 @@ def sample(each: int = 2) -> list[str]:
         known = len(operators) == 1 and operators[0] in RULES and name not in exceptions
         if known and taken[operators[0]] < (1 if operators[0] in SLOW else each):
             inputs, outputs = case.data_sets[0]
-            if any(map(node_tests.is_float, inputs)) and any(map(node_tests.is_float, outputs)):
+            if any(map(is_float, inputs)) and any(map(is_float, outputs)):
                 taken[operators[0]] += 1
                 names.append(name)
     return names

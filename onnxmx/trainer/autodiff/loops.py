@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from onnxmx.builder.body import Body, captured, prune, subgraphs
+from onnxmx.builder.body import Body, captured, copy_graph, forget, prune, subgraphs
 from onnxmx.builder.control import Track, add_scan, scan_tracks
 from onnxmx.builder.graph import GraphBuilder, Value, describe
-from onnxmx.errors import GradientError
+from onnxmx.builder.values import agree
+from onnxmx.errors import GradientError, OnnxmxError
 from onnxmx.trainer.autodiff.backward import depending_on
 from onnxmx.trainer.autodiff.captures import asked_for, is_float
 
@@ -77,7 +78,7 @@ class Steps:
                 and through.inputs[0] is entry
             ):
                 return self.node.outputs[first + k]
-        self._check_size(entry)
+        self._check_size(g, entry)
         return self._give_out(g, entry)
 
     def _give_out(self, g: GraphBuilder, entry: ir.Value) -> ir.Value:
@@ -98,20 +99,38 @@ class Steps:
         out.shape = None if entry.shape is None else ir.Shape([length, *entry.shape])
         return out
 
-    def _check_size(self, entry: ir.Value) -> None:
+    def _check_size(self, g: GraphBuilder, entry: ir.Value) -> None:
         """Raises GradientError where a state has another size in each step: those do not fit into one tensor."""
         if entry in self.counts:
             return
-        start = self.starts[list(self.before).index(entry)]
-        sizes = list(zip(start.shape or (), entry.shape or (), strict=False))
-        grows = any(isinstance(a, int) and not isinstance(b, int) for a, b in sizes)
-        if grows or entry.shape is None or not isinstance(entry.type, ir.TensorType):
+        place = list(self.before).index(entry)
+        start = self.starts[place]
+        if entry.shape is None or not isinstance(entry.type, ir.TensorType) or self._grows(g, place):
             raise GradientError(
                 f"the gradient of {self.node.op_type} in {self.node.name!r} expected states of one size in all steps; "
                 f"found one of {describe(entry)} that starts as {describe(start)}",
                 mend="Give out what a step adds as an output of the loop, which stacks them, in place of a state that "
                 "grows.",
             )
+
+    def _grows(self, g: GraphBuilder, place: int) -> bool:
+        """Whether a first step, of the sizes that the states start with, ends with another size."""
+        start, entry = self.starts[place].shape, self.before[place].shape
+        if start is None or entry is None or all(isinstance(d, int) for d in entry):
+            return False
+        trial = Body(g)
+        known: dict[ir.Value, ir.Value] = {v: trial.entry("first", v.type, v.shape) for v in self.body.inputs}
+        for v, x in zip(self.before, self.starts, strict=True):
+            known[v].shape = x.shape
+        try:
+            copy_graph(trial, self.body, known)
+            shape = known.get(self.after[place], self.after[place]).shape
+            return shape is not None and not agree(start, shape)
+        except OnnxmxError:
+            return True
+        finally:
+            for node in reversed(trial.graph):
+                forget(node)
 
 
 @dataclass
