@@ -153,6 +153,10 @@ class Ops:
 
     def expand_like(self, x: Arg, like: ir.Value) -> Value:
         """`x` broadcast to the shape of `like`."""
+        if like.shape is not None and 0 in list(like.shape) and isinstance(x, ir.Value) and x.dtype is not None:
+            # ONNX Runtime 1.31 takes an Expand from 1 to 0 for one that leaves the 1.
+            nothing = ir.Tensor(np.zeros(1, x.dtype.numpy()))
+            return self.op("ConstantOfShape", self.shape_of(like), value=nothing)
         out = self.op("Expand", x, self.shape_of(like))
         if like.shape is not None:
             out.shape = ir.Shape(like.shape)

@@ -8,14 +8,23 @@ from typing import Any
 import numpy as np
 import onnx.defs
 import onnx.reference
+import onnx_ir as ir
 import pytest
 
-from onnxmx.builder.graph import DOMAIN, OPSET
+from onnxmx.builder.graph import DOMAIN, OPSET, GraphBuilder
 from onnxmx.builder.session import open_session
-from onnxmx.trainer.autodiff import RULES
+from onnxmx.trainer.autodiff import RULES, gradients
 from onnxmx.trainer.autodiff.registry import Refusal
 from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout
-from tests.trainer import rows_control, rows_operators, rows_recurrent, rows_regions, rows_space, rule_rows
+from tests.trainer import (
+    rows_control,
+    rows_operators,
+    rows_recurrent,
+    rows_regions,
+    rows_space,
+    rows_special,
+    rule_rows,
+)
 from tests.trainer.oracle import finite_difference_error, loss_and_gradients, piecewise_linear_error, runtime_error
 from tests.trainer.rule_case import Case, Shape, computed
 
@@ -159,7 +168,7 @@ CASES = [
     split((4, 6), [2, 3, 1], -1, [2]),
 ]  # fmt: skip
 
-_TABLES = (rule_rows, rows_control, rows_operators, rows_recurrent, rows_regions, rows_space)
+_TABLES = (rule_rows, rows_control, rows_operators, rows_recurrent, rows_regions, rows_space, rows_special)
 CASES.extend(case for table in _TABLES for case in table.CASES)
 
 
@@ -200,6 +209,32 @@ def test_every_rule_has_a_case() -> None:
     # The checker refuses MeanVarianceNormalization, whose function it cannot read; a node test covers it.
     elsewhere = {"QuantizeLinear", "DynamicQuantizeLinear", "MeanVarianceNormalization"}
     assert set(RULES) - zero - refused - elsewhere == {c.operator for c in CASES}
+
+
+@pytest.mark.parametrize("case", rows_special.BY_HAND, ids=str)
+def test_gradients_by_hand(case: rows_special.ByHand) -> None:
+    """Ties, zeros of both signs and infinities, on ONNX Runtime."""
+    arrays = [np.array(x, np.float32) for x in (case.x if case.operator in ("Max", "Min") else [case.x])]
+    g = GraphBuilder()
+    xs = [g.input(f"x{k}", a.shape) for k, a in enumerate(arrays)]
+    y = g.op(case.operator, *xs, None if case.axes is None else np.array(case.axes), **case.attributes)
+    for dx in gradients(g, g.reduce_sum(y, keepdims=False), xs):
+        assert dx is not None
+        g.output(dx, dx.name or "")
+    found = open_session(ir.to_proto(g.model()).SerializeToString()).run(
+        None, {f"x{k}": a for k, a in enumerate(arrays)}
+    )
+    np.testing.assert_allclose(np.stack(found), np.reshape(case.dx, np.shape(found)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("operator", rows_special.BROADCASTING)
+def test_every_argument_is_broadcast(operator: str) -> None:
+    """One argument is stretched, then the other, then both; a scalar on either side."""
+    pairs = [c.shapes for c in CASES if c.operator == operator and len(c.shapes) == 2]
+    for k in (0, 1):
+        assert any(np.broadcast_shapes(*p) != p[k] for p in pairs)
+        assert any(p[k] == () and p[1 - k] != () for p in pairs)
+    assert any(all(np.broadcast_shapes(*p) != s for s in p) for p in pairs)
 
 
 def test_every_operator_is_registered() -> None:

@@ -13,7 +13,7 @@ from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.metadata import SOURCE
 from onnxmx.errors import GradientError
 from onnxmx.trainer.autodiff.checkpoint import Recomputation
-from onnxmx.trainer.autodiff.registry import Rule, has_rule, rule_for
+from onnxmx.trainer.autodiff.registry import Rule, has_rule, is_flat, rule_for
 
 
 def gradients(g: GraphBuilder, of: ir.Value, wrt: Sequence[ir.Value]) -> list[Value | None]:
@@ -102,10 +102,10 @@ def through(
 
 
 def depending_on(nodes: Sequence[ir.Node], values: Sequence[ir.Value]) -> set[ir.Value | None]:
-    """Every value that changes when one of `values` does."""
+    """Every value that changes when one of `values` does, however small the change."""
     varying: set[ir.Value | None] = set(values)
     for node in nodes:
-        if not varying.isdisjoint(reads(node)):
+        if not is_flat(node) and not varying.isdisjoint(reads(node)):
             varying.update(node.outputs)
     return varying
 

@@ -105,6 +105,11 @@ def has_rule(node: ir.Node) -> bool:
     return _key(node.domain, node.op_type) in RULES
 
 
+def is_flat(node: ir.Node) -> bool:
+    """Whether no gradient goes through the node's operator."""
+    return RULES.get(_key(node.domain, node.op_type)) is _zero
+
+
 def rule_for(node: ir.Node) -> Rule:
     """The rule of a node's operator. Raises GradientError where there is none."""
     key = _key(node.domain, node.op_type)

@@ -45,10 +45,11 @@ def hard_sigmoid(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 
 @gradient("HardSwish")
 def hard_swish(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
-    """dx = dy * (h + x h'), h = HardSigmoid(x) with alpha = 1/6, beta = 1/2"""
+    """dx = dy * (x / 3 + 1/2) where -3 < x < 3, else dy * h, h = HardSigmoid(x) with alpha = 1/6, beta = 1/2"""
     x = node.inputs[0]
     h = g.op("HardSigmoid", x, alpha=1 / 6, beta=0.5)
-    return g.mul(dy, g.add(h, g.mul(g.mul(x, 1 / 6), _between_0_and_1(g, h))))
+    between = g.op("And", g.greater(h, 0.0), g.less(h, 1.0))
+    return g.mul(dy, g.where(between, g.add(g.mul(x, 1 / 3), 0.5), h))
 
 
 @gradient("ThresholdedRelu")

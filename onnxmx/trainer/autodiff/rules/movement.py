@@ -48,7 +48,7 @@ def tile(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     x, repeats = node.inputs
     assert x is not None
     pairs = g.concat([g.unsqueeze(v, [1]) for v in (repeats, g.shape_of(x))], 1)
-    split = g.reshape(dy, g.reshape(pairs, [-1]))
+    split = g.op("Reshape", dy, g.reshape(pairs, [-1]), allowzero=1)
     split.shape = ir.Shape([None] * (2 * rank(x)))
     return g.reshape_like(g.reduce_sum(split, list(range(0, 2 * rank(x), 2)), keepdims=False), x), None
 

@@ -68,7 +68,8 @@ def reduce_log_sum_exp(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy * exp(x - y), and 0 where all x are minus infinity"""
     x, axes = _reduced(node)
     y = _kept(g, node, axes, node.outputs[0])
-    return g.mul(_kept(g, node, axes, dy), g.exp(g.sub(x, g.where(g.op("IsInf", y), 0.0, y))))
+    nothing = g.op("IsInf", y, detect_positive=0)
+    return g.mul(_kept(g, node, axes, dy), g.exp(g.sub(x, g.where(nothing, 0.0, y))))
 
 
 @gradient("ReduceProd")
