@@ -15,6 +15,7 @@ import pytest
 import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.builder.session import open_session
+from onnxmx.errors import UsageError
 from onnxmx.trainer.step import StepGraph, initial_state
 from tests.trainer.nets import batch_for, feeds
 
@@ -110,6 +111,20 @@ def test_a_file_keeps_it(tmp_path: Path) -> None:
         for m in (model, mx.load(tmp_path / "model.onnx"))
     ]
     assert len(onnx.load_from_string(steps[0]).graph.node) == len(onnx.load_from_string(steps[1]).graph.node)
+
+
+def test_layers_of_a_finished_model() -> None:
+    """The same regions as those of the layers' own option, and so the same step."""
+    plain, own = (NETS["resnet8"](c).build(image=IMAGE) for c in (False, True))
+    marked = plain.checkpoint("stage?.*")
+    steps = [mx.compile_step(m, loss="softmax_cross_entropy", optimizer=SGD) for m in (marked, own)]
+    assert (
+        operators(steps[0], "Conv")
+        == operators(steps[1], "Conv")
+        > operators(step_of(NETS["resnet8"](False))[1], "Conv")
+    )
+    with pytest.raises(UsageError, match=r"(?s)no layer named 'stage1\.O'.*'stage1\.0'"):
+        plain.checkpoint("stage1.O")
 
 
 _PEAK = """
