@@ -7,8 +7,10 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +18,7 @@ import onnx_ir as ir
 import pytest
 from onnx.helper import make_node
 
+from onnxmx.builder import init
 from onnxmx.builder import layers as L
 from onnxmx.builder.model import Model, build, load
 from onnxmx.exporter import Report, qdq, quantize
@@ -257,7 +260,22 @@ def test_a_report_of_another_model_or_of_the_user_is_left_alone(tmp_path: Path) 
 def test_activations_are_signed_on_a_chain_and_unsigned_elsewhere(done: tuple[Path, Report, list[str]]) -> None:
     zero_points = {n.input[2] for n in onnx.load(done[0]).graph.node if n.op_type == "QuantizeLinear"}
     types = {t.data_type for t in onnx.load(done[0]).graph.initializer if t.name in zero_points}
-    branch = L.Sequential(L.Conv2D(4, 3, padding="same"), L.Residual(L.Conv2D(4, 3, padding="same")), L.Flatten())
     assert types == {onnx.TensorProto.INT8}
-    assert qdq.activation_type(branch.build(image=("batch", 1, 8, 8)).to_proto()) == "uint8"
     assert json.loads(load(done[0]).metadata["onnxmx.quantization"])["activations"] == "int8"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (lambda g, x, w, b: g.matmul(L.relu(g.matmul(x, w)), w), "int8"),  # two layers of one weight are a chain
+        (lambda g, x, w, b: g.matmul(L.relu(x), g.transpose(x, [1, 0])), "uint8"),  # two readers of x
+        (lambda g, x, w, b: L.relu(g.matmul(x, w)) + b, "uint8"),  # an elementwise operator on a chain
+    ],
+    ids=["shared weight", "two readers", "Add"],
+)
+def test_what_a_chain_is(body: Callable[..., Any], expected: str) -> None:
+    def net(x: Any) -> Any:
+        g = x.builder
+        return body(g, x, g.parameter("w", (4, 4), init.zeros()), g.parameter("b", (4,), init.zeros()))
+
+    assert qdq.activation_type(build(net, x=(4, 4)).to_proto()) == expected
