@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from onnxmx.exporter import quantize as quantize
     from onnxmx.serve import serve as serve
     from onnxmx.trainer import data as data
+    from onnxmx.trainer import losses as losses
+    from onnxmx.trainer import metrics as metrics
     from onnxmx.trainer.autodiff import gradient as gradient
     from onnxmx.trainer.averages import EMA as EMA
     from onnxmx.trainer.averages import SWA as SWA
@@ -86,6 +88,8 @@ _MODULES = {
     "data": "onnxmx.trainer.data",
     "init": "onnxmx.builder.init",
     "layers": "onnxmx.builder.layers",
+    "losses": "onnxmx.trainer.losses",
+    "metrics": "onnxmx.trainer.metrics",
     "models": "onnxmx.models",
     "serve": "onnxmx.serve",  # a package that is callable
 }

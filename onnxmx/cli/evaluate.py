@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from onnxmx.builder.metadata import LOSS
 from onnxmx.cli.command import command, data_options, given, library_option
 from onnxmx.cli.output import Answer, Result
-
-if TYPE_CHECKING:
-    from onnxmx.builder.model import Model
-    from onnxmx.trainer.data import Dataset
 
 _EVALUATE = "onnxmx.trainer.evaluate:evaluate"
 
@@ -47,17 +42,10 @@ def evaluate(model: str, data: str, data_dir: str | None, split: str, **options:
 
     found, dataset = load(model), get_dataset(data, split, data_dir)
     started = time.perf_counter()
-    measures = library(found, dataset, loss=_loss(found, dataset), **given(options))
+    measures = library(found, dataset, **given(options))
     seconds = time.perf_counter() - started
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in measures.items())
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in measures.items() if isinstance(value, float))
     return Result(
         {"model": model, "data": data, "split": split, "samples": len(dataset), **measures, "seconds": seconds},
         f"{shown}  ({len(dataset):,} samples of {data} {split}, {seconds:.2f} s)",
     )
-
-
-def _loss(model: Model, data: Dataset) -> str:
-    if LOSS in model.metadata:
-        return model.metadata[LOSS]
-    classes = all(label.dtype.kind == "i" for label in data.labels.values())
-    return "softmax_cross_entropy" if classes else "mean_squared_error"

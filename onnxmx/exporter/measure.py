@@ -37,11 +37,14 @@ class Quality:
     metric: metrics.Metric = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "metric", metrics.chosen(None, self.loss)[0])
+        beside = metrics.chosen(None, self.loss)
+        object.__setattr__(self, "metric", beside[0] if beside else metrics.LossValue(of=self.loss))
 
     def of(self, model: Model) -> dict[str, float]:
         """Loss and metric by name. Raises DataError where it cannot compute the data, or gives no finite loss."""
-        measured = Evaluator(model, loss=self.loss, measure=[self.metric], threads=self.threads).run(self.data, 256)
+        beside = [] if self.metric.name == "loss" else [self.metric]
+        evaluator = Evaluator(model, self.data, loss=self.loss, measure=beside, threads=self.threads)
+        measured = evaluator.run(self.data, 256)
         if not np.isfinite(list(measured.values())).all():
             raise DataError(f"expected a finite loss on {self.data.name}; found {measured}", mend="Train it again.")
         return measured

@@ -41,7 +41,7 @@ def quantize(
     evaluation: Dataset,
     out: str | os.PathLike[str],
     *,
-    loss: str | losses.Loss | None = None,
+    loss: losses.LossLike | None = None,
     max_drop: float = 0.01,
     calibration_samples: int = 512,
     threads: int | None = None,
@@ -54,7 +54,8 @@ def quantize(
 
     calibration: inputs from which the ranges of activations are taken; its labels, if any, are not used.
     evaluation: inputs and labels on which the model is compared before and after.
-    loss: as in training; by default softmax_cross_entropy for integer labels, mean_squared_error for others.
+    loss: by default that of the model's training; in a file from elsewhere softmax_cross_entropy for integer labels,
+    mean_squared_error for others.
     max_drop: how much worse it may get: of 1 for accuracy, of the labels' mean absolute deviation for a regression.
     calibration_samples: how many samples are used, spread evenly over `calibration`.
     threads: for evaluation; times are always those of one thread. progress: told each stage, in words.
@@ -69,7 +70,11 @@ def quantize(
     target = _check_out(out, model)
     model = model if isinstance(model, Model) else load(model)
     _check_batch(model)
-    rules = _loss(loss, evaluation)
+    rules = losses.of(model, evaluation, loss)
+    if not isinstance(rules, losses.Loss):
+        raise UsageError(
+            f"quantize expected one loss; found {rules}", mend="Name one by loss=, and cut the model to its output."
+        )
     quality = Quality(fit_data(model, evaluation, rules), rules, threads)
     samples = _fit_samples(model, calibration)
     with _work_folder() as folder:
@@ -246,14 +251,6 @@ def _check_out(out: str | os.PathLike[str], model: Model | str | os.PathLike[str
             mend="The float model cannot be had back from the quantized one: choose another name.",
         )
     return target
-
-
-def _loss(loss: str | losses.Loss | None, data: Dataset) -> losses.Loss:
-    """The loss asked for, or the one that goes with the labels."""
-    if loss is not None:
-        return losses.get(loss)
-    whole = all(array.dtype.kind in "iu" for array in data.labels.values())
-    return losses.get("softmax_cross_entropy" if whole else "mean_squared_error")
 
 
 def _fit_samples(model: Model, data: Dataset) -> Dataset:

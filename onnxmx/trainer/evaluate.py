@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ import onnx_ir as ir
 
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import open_session, run_errors, runtime
-from onnxmx.builder.values import agree, show_shape
+from onnxmx.builder.values import agree
 from onnxmx.errors import DataError
-from onnxmx.trainer import losses, metrics
+from onnxmx.trainer import losses
 from onnxmx.trainer.data import Dataset, Loader
-from onnxmx.trainer.forward import only_output
-from onnxmx.trainer.step import compile_measures
+from onnxmx.trainer.losses import Loss, LossLike, Spec
+from onnxmx.trainer.objective import Measure, Objective, outputs_of
+from onnxmx.trainer.step import compile_figures, compile_measures
 
+Array = np.ndarray[Any, Any]
 OrtValue = Any
 
 
@@ -24,88 +27,128 @@ def evaluate(
     model: Model,
     data: Dataset,
     *,
-    loss: str | losses.Loss = "softmax_cross_entropy",
-    measure: Sequence[str | metrics.Metric] | None = None,
+    loss: LossLike | None = None,
+    measure: Measure = None,
     batch_size: int = 256,
     threads: int | None = None,
     provider: str = "cpu",
-) -> dict[str, float]:
-    """Loss and metrics of `model` over all of `data`, by name.
+) -> dict[str, Any]:
+    """Loss and metrics of `model` over all of `data`, by name: numbers, and lists for a confusion matrix.
 
+    loss: by default that of its training, and for a model from elsewhere what suits the labels.
     provider: where to run it: "cpu", "cuda", or "cuda_tf32".
-
-    Raises DataError where the data does not fit the model.
+    Raises DataError where the data does not fit the model, UsageError for what it cannot be measured by.
     """
-    evaluator = Evaluator(model, loss=loss, measure=measure, threads=threads, provider=provider)
-    return evaluator.run(fit_data(model, data, loss), batch_size)
+    rules = losses.of(model, data, loss)
+    data = fit_data(model, data, rules)
+    evaluator = Evaluator(model, data, loss=rules, measure=measure, threads=threads, provider=provider)
+    return evaluator.run(data, batch_size)
 
 
 class Evaluator:
-    """Evaluates one graph, with the parameters in it or, when `live`, with those given at each run."""
+    """Evaluates one graph, with the parameters in it or, when `live`, with those given at each run.
+
+    data: such as will be evaluated.
+    """
 
     def __init__(
         self,
         model: Model,
+        data: Dataset,
         *,
-        loss: str | losses.Loss,
-        measure: Sequence[str | metrics.Metric] | None = None,
+        loss: LossLike,
+        measure: Measure = None,
         threads: int | None = None,
         provider: str = "cpu",
         live: bool = False,
     ) -> None:
-        rules = losses.get(loss)
-        self._metrics = metrics.chosen(measure, rules)
-        self._output = only_output(model).name or ""
+        self._objective = Objective.of(losses.get(loss), outputs_of(model), specs_of(data), measure)
         self._batch = _fixed_batch(model)
         graph = _with_parameters_as_inputs(model) if live else model.to_bytes()
         self._model = open_session(graph, threads=threads, provider=provider)
-        self._measures = open_session(compile_measures(model, rules, self._metrics), threads=1)
+        self._measures = open_session(compile_measures(model, self._objective), threads=1)
+        self._sums = [port.name for port in self._measures.get_outputs()]
+        self._figures = Figures(self._objective, {p.name: p.shape for p in self._measures.get_outputs()})
 
-    def run(self, data: Dataset, batch_size: int, weights: Mapping[str, OrtValue] | None = None) -> dict[str, float]:
-        """The mean over the samples of `data`, by name; `loss` first. weights: ONNX Runtime values by parameter.
+    def run(self, data: Dataset, batch_size: int, weights: Mapping[str, OrtValue] | None = None) -> dict[str, Any]:
+        """The figures of all of `data`, by name; `loss` first. weights: ONNX Runtime values by parameter.
 
         batch_size: a model of a fixed batch is run on batches of that size instead.
         """
         value = runtime().OrtValue.ortvalue_from_numpy
-        names = ["loss", *(f"metric.{m.name}" for m in self._metrics)]
-        total = np.zeros(len(names))
-        label = next(iter(data.labels))
+        outputs, labels = self._objective.outputs, list(self._objective.labels)
         if self._batch and len(data) % self._batch:
             raise DataError(
                 f"the model expected batches of exactly {self._batch} samples; found {len(data)} in {data.name}",
                 mend="Take a multiple of that, or export the model with a symbolic batch dimension.",
             )
+        sums: dict[str, Array] = {}
         for _, batch in Loader(data, self._batch or batch_size, shuffle=False).epoch(0):
-            target = batch.pop(label)
+            targets = {f"label.{name}": value(batch.pop(name)) for name in labels}
             feeds = {name: value(array) for name, array in batch.items()} | dict(weights or {})
             with run_errors(f"expected samples in {data.name} that the model can compute"):
-                (output,) = self._model.run_with_ort_values([self._output], feeds)
-                measured = self._measures.run_with_ort_values(names, {"output": output, "label": value(target)})
-            total += len(target) * np.array([m.numpy() for m in measured], np.float64)
-        return {n.removeprefix("metric."): float(t) for n, t in zip(names, total / len(data), strict=True)}
+                found = self._model.run_with_ort_values(outputs, feeds)
+                targets |= {f"output.{name}": v for name, v in zip(outputs, found, strict=True)}
+                measured = self._measures.run_with_ort_values(self._sums, targets)
+            add(sums, {name: m.numpy() for name, m in zip(self._sums, measured, strict=True)})
+        return self._figures(sums)
 
 
-def fit_data(model: Model, data: Dataset, loss: str | losses.Loss) -> Dataset:
-    """`fit_inputs`, and the label checked against what the loss takes. Raises DataError where it does not fit."""
+class Figures:
+    """Makes of added sums the figures that they stand for.
+
+    sums: the shape of each, by name, as a graph's outputs are called: `sum.<name>`.
+    """
+
+    def __init__(self, objective: Objective, sums: Mapping[str, Sequence[int]]) -> None:
+        shapes = {name.removeprefix("sum."): shape for name, shape in sums.items()}
+        self._session = open_session(compile_figures(objective, shapes), threads=1)
+        self._names = [port.name for port in self._session.get_outputs()]
+
+    def __call__(self, sums: Mapping[str, Array]) -> dict[str, Any]:
+        """The figures by name. sums: float64, by `sum.<name>`."""
+        found = self._session.run(self._names, dict(sums))
+        return {n.removeprefix("metric."): array.tolist() for n, array in zip(self._names, found, strict=True)}
+
+
+def add(sums: dict[str, Array], batch: Mapping[str, Array]) -> None:
+    """Add the sums of a batch to those of the batches before it."""
+    for name, array in batch.items():
+        if name in sums:
+            sums[name] += array
+        else:
+            sums[name] = array.copy()
+
+
+def fit_data(model: Model, data: Dataset, loss: LossLike) -> Dataset:
+    """`fit_inputs`, with the labels that the loss reads alone, checked against what it takes.
+
+    Raises DataError where they do not fit.
+    """
     data = fit_inputs(model, data)
-    rules = losses.get(loss)
-    shape, kind = rules.label(only_output(model))
-    name, found = next(iter(data.labels.items()))
-    if found.dtype != kind.numpy() or not agree(shape[1:], found.shape[1:]):
-        raise DataError(
-            f"{rules.name} expected labels of {kind.numpy().name} {show_shape(shape)} for this model; "
-            f"found {name!r} of {found.dtype} {show_shape(('batch', *found.shape[1:]))} in {data.name}",
-            mend="softmax_cross_entropy takes class numbers, integers; mean_squared_error takes floats of the shape of "
-            "the model's output.",
-        )
-    output = only_output(model)
-    if (
-        rules.classes
-        and output.shape is not None
-        and isinstance(classes := output.shape[losses.class_axis(output)], int)
-    ):
-        data.check_classes(classes)
+    outputs, found = outputs_of(model), specs_of(data)
+    objective = Objective.of(
+        losses.get(loss), outputs, found, measure=[] if isinstance(losses.get(loss), Loss) else None
+    )
+    for name, spec in objective.labels.items():
+        if found[name].dtype != spec.dtype or not agree(spec.shape[1:], found[name].shape[1:]):
+            (rules,) = {task.loss for task in objective.tasks if name in task.columns}
+            raise DataError(
+                f"{rules.name} expected labels of {spec} for this model; "
+                f"found {name!r} of {found[name]} in {data.name}",
+                mend=f"{rules.name} takes {rules.takes}.",
+            )
+    data = replace(data, labels={name: data.labels[name] for name in objective.labels})
+    objective.check(data.labels, outputs)
     return data
+
+
+def specs_of(data: Dataset) -> dict[str, Spec]:
+    """What the labels of a dataset are, by name."""
+    return {
+        name: Spec(("batch", *array.shape[1:]), ir.DataType.from_numpy(array.dtype))
+        for name, array in data.labels.items()
+    }
 
 
 def _typed(data: Dataset, name: str, dtype: np.dtype[Any]) -> Dataset:
@@ -143,8 +186,6 @@ def fit_inputs(model: Model, data: Dataset) -> Dataset:
                 f"the model's input {name!r} expected samples of shape {expected}; found {shape} in {data.name}",
                 mend="Train or choose a model for this data, or another dataset.",
             )
-    if len(data.labels) != 1:
-        raise DataError(f"expected one label in {data.name}; found {sorted(data.labels)}")
     return data
 
 

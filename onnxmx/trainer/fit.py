@@ -9,11 +9,13 @@ from typing import Any
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model, load
 from onnxmx.errors import CheckpointError, UsageError
-from onnxmx.trainer import losses, metrics
+from onnxmx.trainer import losses
 from onnxmx.trainer.averages import Average
 from onnxmx.trainer.clipping import Transform
 from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.loop import Run, go_on, start
+from onnxmx.trainer.losses import LossLike
+from onnxmx.trainer.objective import Measure
 from onnxmx.trainer.optimizers import Adam, Optimizer
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.regularizers import Regularizer
@@ -31,8 +33,8 @@ def fit(
     batch_size: int = 64,
     micro_batches: int = 1,
     seed: int = 0,
-    loss: str | losses.Loss = "softmax_cross_entropy",
-    measure: Sequence[str | metrics.Metric] | None = None,
+    loss: LossLike = "softmax_cross_entropy",
+    measure: Measure = None,
     optimizer: Optimizer | None = None,
     clip: Transform | Sequence[Transform] | None = None,
     regularize: Regularizer | Sequence[Regularizer] | None = None,
@@ -55,7 +57,9 @@ def fit(
     epochs: passes over the data.   batch_size: samples a step.
     micro_batches: in how many parts a step goes through its batch, to use less memory.
     seed: what the order of the samples and dropout are drawn from.
-    loss: what to make small, by name or a Loss.   measure: metrics beside it; by default the one that goes with it.
+    loss: what to make small: a loss of mx.losses, its name, a function (output, label) of graph values, or a mapping of
+    such by the outputs that they read, whose labels have the outputs' names.
+    measure: metrics of mx.metrics, their names or functions; by default the one that goes with the loss.
     optimizer: Adam with its defaults.   clip: how gradients are clipped, for example mx.clip_global_norm(1.0), or
     several changes of theirs in a list.   regularize: mx.L1, mx.L2, mx.MaxNorm, one or a list.
     average: of the weights, mx.EMA or mx.SWA, which is then what is validated and saved.
@@ -100,8 +104,8 @@ def resume(
     data: Dataset | None = None,
     *,
     validation: Dataset | None = None,
-    loss: str | losses.Loss | None = None,
-    measure: Sequence[str | metrics.Metric] | None = None,
+    loss: LossLike | None = None,
+    measure: Measure = None,
     checkpoint_s: float = 15.0,
     log_every: int = 50,
     progress: bool = True,
@@ -111,7 +115,7 @@ def resume(
         run = mx.resume("runs/lenet", mx.data.mnist("train"), validation=mx.data.mnist("test"))
 
     data, validation: those that the run was started with. A run of `onnxmx train` needs no more than its folder.
-    loss, measure: where `fit` was given a Loss or metrics of one's own; the rest is kept with the run.
+    loss, measure: those that `fit` was given, where the loss was a function, or measure was given at all.
     checkpoint_s, log_every, progress: as in `fit`; log_every must be that of the run for the same metrics.jsonl.
     Raises CheckpointError where there is no run, its checkpoint is damaged, another process trains there, or data or
     settings are not those of the run.
@@ -128,8 +132,8 @@ def resume(
         raise CheckpointError(f"{run.path} expected a run that has started; found none", mend="Train it by fit first.")
     made = run.identity()
     kept = {name: made[name] for name in ("epochs", "batch_size", "seed", "threads", "provider", "engine")}
-    name = load(run.last).metadata.get(LOSS, "")
-    plan = Plan(loss=loss or name, measure=measure, checkpoint_s=checkpoint_s, log_every=log_every, **kept)
+    rules = losses.get(loss) if loss is not None else losses.kept(load(run.last).metadata.get(LOSS, ""))
+    plan = Plan(loss=rules, measure=measure, checkpoint_s=checkpoint_s, log_every=log_every, **kept)
     return go_on(folder, data, validation, plan, progress=progress)
 
 

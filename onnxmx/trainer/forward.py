@@ -18,7 +18,7 @@ from onnxmx.builder.control import rebuild
 from onnxmx.builder.graph import GraphBuilder
 from onnxmx.builder.metadata import AS_INFERRED, CHECKPOINT, SOURCE
 from onnxmx.builder.model import Model
-from onnxmx.errors import GraphError, ShapeError
+from onnxmx.errors import GraphError
 from onnxmx.trainer.autodiff.registry import is_users_own
 from onnxmx.trainer.autodiff.rules.recurrence import time_major
 from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout
@@ -131,17 +131,6 @@ def _copied_control(
         return [found for v in graph.outputs if (found := _known(inside, v, None)) is not None]
 
     return rebuild(g, node, inputs, build)
-
-
-def only_output(model: Model) -> ir.Value:
-    """The output of a model that has one. Raises ShapeError where it has several."""
-    outputs = list(model.ir.graph.outputs)
-    if len(outputs) != 1:
-        raise ShapeError(
-            f"a loss expected a model of one output; found {[v.name for v in outputs]}",
-            mend="Build the model with that output alone.",
-        )
-    return outputs[0]
 
 
 def without_functions(model: ir.Model, *, ruled: bool = False) -> ir.Model:

@@ -21,8 +21,10 @@ from onnxmx.builder.values import dims
 from onnxmx.errors import GradientError, ShapeError, UsageError
 from onnxmx.trainer import losses
 from onnxmx.trainer.autodiff.backward import depending_on, pull_back
-from onnxmx.trainer.forward import REWRITTEN, only_output, open_called, without_functions
-from onnxmx.trainer.logits import before_activation, ends_in_activation
+from onnxmx.trainer.forward import REWRITTEN, open_called, without_functions
+from onnxmx.trainer.logits import before_activations
+from onnxmx.trainer.losses import LossLike
+from onnxmx.trainer.objective import Objective
 
 
 def grad(
@@ -30,7 +32,7 @@ def grad(
     *,
     of: str | None = None,
     wrt: str | Sequence[str],
-    loss: str | losses.Loss | None = None,
+    loss: LossLike | None = None,
     label: str = "label",
 ) -> Model:
     """The model with the gradients of one of its values as further outputs: an ordinary model, in its inference form.
@@ -43,7 +45,8 @@ def grad(
     value's elements of cotangent times gradient. By default the loss, or the model's only output.
     wrt: inputs, parameters, or any values between, each of a floating-point type: `grad.<name>` has its shape. A layer
     stands for the last value that it computes. A name that is taken gets a number: `grad.x_1`.
-    loss: a loss of the model's only output, which is computed first, from one more input named by `label`.
+    loss: a loss of the model's outputs, as `fit` takes it, which is computed first, from one more input for each label;
+    `label` names that of a single one.
     Raises UsageError for a name that is not there, GradientError where there is no gradient, each at the user's line.
     Source: Baydin et al. 2018, section 3.2.
     """
@@ -60,13 +63,15 @@ def grad(
         copy = infer_anew(copy)
     g = GraphBuilder.on(copy)
     if loss is not None:
-        _add_loss(g, model, losses.get(loss), label)
+        _add_loss(g, model, loss, label)
         of = of or g.graph.outputs[-1].name
-    y = _floating(find(g.graph, of or only_output(model).name or ""), "of")
+    y = _floating(find(g.graph, of or _only(model)), "of")
     xs = [_floating(find(g.graph, name, parameters=True), "with respect to") for name in names]
     cotangent = None if y.shape == () else _cotangent(g, y)
     for name, dx in zip(names, gradients(y, xs, cotangent, builder=g), strict=True):
         g.output(dx, _free(g, f"grad.{name}"))
+    if g.functions:  # those of the loss
+        copy.functions.update({f.identifier(): f for f in g.functions.values()})
     open_called(copy)
     passes.RemoveUnusedNodesPass()(copy)
     passes.CommonSubexpressionEliminationPass()(copy)
@@ -121,21 +126,35 @@ def _note_inference_form(nodes: Sequence[ir.Node], of: ir.Value, wrt: Sequence[i
                 node.metadata_props[AS_INFERRED] = "1"
 
 
-def _add_loss(g: GraphBuilder, model: Model, loss: losses.Loss, label: str) -> None:
-    """The loss as one more output, from one more input."""
-    only_output(model)
-    (output,) = g.graph.outputs
-    if _free(g, label) != label:
-        raise UsageError(
-            f"the label and a value of the model are both named {label!r}",
-            at=user_line(),
-            mend="Give the label another name: grad(..., label='target').",
-        )
-    given = g.input(label, *loss.label(output))
+def _add_loss(g: GraphBuilder, model: Model, loss: LossLike, label: str) -> None:
+    """The loss as one more output, from one more input for each label. What is named "label" is named `label`."""
+    outputs = {v.name or "": v for v in g.graph.outputs}
+    objective = Objective.of(losses.get(loss), outputs, measure=None)
+    given = {}
+    for name, spec in objective.labels.items():
+        own = label if name == "label" else name
+        if _free(g, own) != own:
+            raise UsageError(
+                f"the label and a value of the model are both named {own!r}",
+                at=user_line(),
+                mend="Give the label another name: grad(..., label='target').",
+            )
+        given[name] = g.input(own, *spec)
     with g.scope("loss"):
-        value = before_activation(g, output, loss) if ends_in_activation(model, loss) else output
-        computed = loss.compute(g, value, given)
+        computed, _ = objective.compute(g, before_activations(g, model, objective, outputs), given)
     g.output(computed, _free(g, "loss"))
+
+
+def _only(model: Model) -> str:
+    """The name of the only output. Raises ShapeError where there are several."""
+    names = list(model.outputs)
+    if len(names) != 1:
+        raise ShapeError(
+            f"a gradient expected a model of one output; found {names}",
+            at=user_line(),
+            mend=f"Say of which: of={names[0]!r}.",
+        )
+    return names[0]
 
 
 def _cotangent(g: GraphBuilder, y: ir.Value) -> Value:

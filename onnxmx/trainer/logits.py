@@ -11,8 +11,10 @@ import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder
 from onnxmx.builder.model import Model
-from onnxmx.trainer.forward import only_output, without_functions
+from onnxmx.trainer.forward import without_functions
 from onnxmx.trainer.losses import Loss, class_axis
+from onnxmx.trainer.losses.base import Values
+from onnxmx.trainer.objective import Objective, outputs_of
 
 _ROUNDED = ("Identity", "DequantizeLinear", "QuantizeLinear")
 """What may stand behind the activation in a file; the last two where it is quantized."""
@@ -20,9 +22,28 @@ _TINY = np.finfo(np.float32).tiny
 """The least probability whose logarithm is told from that of zero: a loss of 87."""
 
 
-def ends_in_activation(model: Model, loss: Loss) -> bool:
-    """Whether the model's output is probabilities, made by the activation that `loss` has in itself."""
-    output: ir.Value | None = only_output(Model(without_functions(model.ir)))
+def before_activations(g: GraphBuilder, model: Model, objective: Objective, outputs: Values) -> dict[str, ir.Value]:
+    """The outputs of a model in training, those that an activation ends as what it was applied to."""
+    ends = _endings(model, objective)
+    return {name: before_activation(g, v, ends[name]) if name in ends else v for name, v in outputs.items()}
+
+
+def as_logits(g: GraphBuilder, model: Model, objective: Objective, outputs: Values) -> dict[str, ir.Value]:
+    """What a finished model gives, probabilities as logits of them."""
+    ends = _endings(model, objective)
+    return {name: logits_of(g, v, ends[name]) if name in ends else v for name, v in outputs.items()}
+
+
+def _endings(model: Model, objective: Objective) -> dict[str, Loss]:
+    """By output, the loss that has in itself the activation which it ends in."""
+    reads = [(name, task.loss) for task in objective.tasks for name in task.outputs]
+    return {name: loss for name, loss in reads if loss.activation and ends_in_activation(model, loss, name)}
+
+
+def ends_in_activation(model: Model, loss: Loss, name: str | None = None) -> bool:
+    """Whether an output, by default the first, is probabilities, made by the activation that `loss` has in itself."""
+    outputs = outputs_of(Model(without_functions(model.ir)))
+    output: ir.Value | None = outputs[name or next(iter(outputs))]
     while output is not None and (node := output.producer()) is not None and node.op_type in _ROUNDED:
         output = node.inputs[0]
     return output is not None and _before(output, loss) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -21,10 +22,11 @@ from onnxmx.builder.model import Model, from_bytes, load
 from onnxmx.builder.session import runtime
 from onnxmx.errors import CheckpointError, StoppedError, TrainingError
 from onnxmx.files import write_atomic
-from onnxmx.trainer import losses, metrics
+from onnxmx.trainer import losses
 from onnxmx.trainer.data import Dataset, Loader
 from onnxmx.trainer.engine import ENGINES
-from onnxmx.trainer.evaluate import Evaluator, fit_data
+from onnxmx.trainer.evaluate import Evaluator, Figures, add, fit_data, specs_of
+from onnxmx.trainer.objective import Objective, outputs_of
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.progress import Reporter, Silent, default_reporter
 from onnxmx.trainer.run_directory import Log, Position, RunDirectory
@@ -32,7 +34,7 @@ from onnxmx.trainer.step import StepGraph, compile_step, initial_state
 from onnxmx.trainer.update import Update
 
 Array = np.ndarray[Any, Any]
-Measures = dict[str, float]
+Measures = dict[str, Any]
 
 
 @dataclass
@@ -79,7 +81,7 @@ def start(
         measure=plan.measure,
         total=len(Loader(data, plan.batch_size)) * plan.epochs,
         micro_batch=plan.micro_batch,
-        label=next(iter(data.labels)),
+        labels=specs_of(data),
         differentiator=ENGINES[plan.engine].differentiator(),
     )
     state = initial_state(model, update.optimizer, plan.seed, update.average)
@@ -141,7 +143,13 @@ class _Trainer:
             self._engine.check(data.batch(slice(size)))
         self._evaluator = (
             Evaluator(
-                model, loss=plan.loss, measure=plan.measure, threads=plan.threads, provider=plan.provider, live=True
+                model,
+                validation,
+                loss=plan.loss,
+                measure=plan.measure,
+                threads=plan.threads,
+                provider=plan.provider,
+                live=True,
             )
             if validation
             else None
@@ -150,12 +158,17 @@ class _Trainer:
         prefix = step.spec.get("average")
         averages = {name: f"{prefix}.{name}" for name in model.parameters()} if prefix else {}
         self._weights = {name: averages[name] if averages.get(name) in state else name for name in model.parameters()}
-        self._criterion = _criterion(plan, validation is not None)
+        objective = Objective.of(losses.get(plan.loss), outputs_of(model), specs_of(data), plan.measure)
+        self._figures = Figures(objective, {name: total.shape for name, total in self._engine.sums.items()})
+        self._totals: dict[str, Array] = {}
+        name, larger = objective.best_by
+        self._criterion = (f"validation_{name}", 1 if larger else -1) if validation is not None else ("loss", -1)
         self._best: Model | None = None
         self._log: Log | None = None
 
     def run(self, position: Position) -> Run:
         self._position = position
+        self._totals = {name: np.array(total) for name, total in position.sums.items()}
         steps = len(self._loader)
         self._reporter.begin(steps * self._plan.epochs, position.epoch * steps + position.batch)
         self._saved = time.monotonic()
@@ -185,11 +198,11 @@ class _Trainer:
                         raise self._diverged(name, measured[name], index)
                 size = len(next(iter(batch.values())))
                 lr = measured.pop("lr")
-                for key, value in measured.items():
-                    position.sums[key] = position.sums.get(key, 0.0) + value * size
+                add(self._totals, self._engine.sums)
+                add(self._totals, {"grad_norm": np.array(measured["grad_norm"] * size)})
                 position.samples += size
                 position.batch = index + 1
-                self._reporter.step(epoch, size, {**self._means(), "lr": lr})
+                self._reporter.step(epoch, size, functools.partial(self._measures, lr=lr))
                 if (index + 1) % plan.log_every == 0:
                     self._write_log({"epoch": position.epoch + 1, "batch": index + 1, **measured, "lr": lr})
                 if interrupted.is_set() and self._folder:
@@ -203,13 +216,14 @@ class _Trainer:
 
     def _end_epoch(self) -> None:
         position = self._position
-        measures = self._means()
+        measures = self._measures()
         if self._evaluator and self._validation:
             weights = {name: self._engine.values[kept] for name, kept in self._weights.items()}
             found = self._evaluator.run(self._validation, max(self._plan.batch_size, 256), weights)
             measures |= {f"validation_{name}": value for name, value in found.items()}
         position.epoch += 1
-        position.batch, position.sums, position.samples = 0, {}, 0
+        position.batch, position.samples = 0, 0
+        self._totals = {}
         measures = {"epoch": position.epoch, **measures}
         position.history.append(measures)
         self._reporter.epoch(
@@ -233,10 +247,11 @@ class _Trainer:
         best = self._position.best
         return best is None or math.isnan(best[key]) or sign * measures[key] > sign * best[key]
 
-    def _means(self) -> Measures:
-        """The means over the epoch so far, of all but the learning rate."""
-        position = self._position
-        return {k: v / max(position.samples, 1) for k, v in position.sums.items()}
+    def _measures(self, **others: float) -> Measures:
+        """Loss and metrics of the epoch so far, the mean of the gradient's norm, and others."""
+        sums = dict(self._totals)
+        norm = float(sums.pop("grad_norm")) / self._position.samples
+        return {**self._figures(sums), "grad_norm": norm, **others}
 
     def _current(self) -> Model:
         """The model as it is now, with what it was made from in its metadata."""
@@ -249,6 +264,7 @@ class _Trainer:
 
     def _checkpoint(self) -> None:
         if self._folder:
+            self._position.sums = {name: total.tolist() for name, total in self._totals.items()}
             self._position.log_bytes = self._log.tell() if self._log else 0
             self._folder.save_checkpoint(self._engine.state(), self._position, self.identity)
             self._saved = time.monotonic()
@@ -266,20 +282,10 @@ class _Trainer:
         )
 
 
-def _criterion(plan: Plan, validated: bool) -> tuple[str, int]:
-    """The measure by which the best epoch is chosen, and 1 where a larger one is better, else -1."""
-    if not validated:
-        return "loss", -1
-    metric = next(iter(metrics.chosen(plan.measure, losses.get(plan.loss))), None)
-    if metric is None:
-        return "validation_loss", -1
-    return f"validation_{metric.name}", 1 if metric.larger_is_better else -1
-
-
 def _with_facts(model: Model, data: Dataset, plan: Plan) -> Model:
     """A copy of the model that says what its classes are and how its input is prepared."""
     copy = model.with_parameters({})
-    copy.metadata[LOSS] = losses.get(plan.loss).name
+    copy.metadata[LOSS] = str(losses.get(plan.loss))
     copy.metadata[PREPROCESSING] = json.dumps(data.preprocessing.to_dict())
     copy.metadata.pop(CLASSES, None)  # those of what the model learned before
     if data.classes is not None:

@@ -22,11 +22,15 @@ Values = Mapping[str, ir.Value]
 
 
 class Pass(NamedTuple):
-    """What one pass over a batch gives: scalars such as the loss, gradients, and the next running statistics."""
+    """What one pass over a batch gives: scalars such as the loss, gradients, and the next running statistics.
+
+    sums: of what metrics count, which are added where the others are means.
+    """
 
     scalars: Sequence[ir.Value]
     gradients: Sequence[ir.Value]
     running: Mapping[str, ir.Value]
+    sums: Sequence[ir.Value] = ()
 
 
 MakePass = Callable[[GraphBuilder, Values, ir.Value, Values], Pass]
@@ -60,19 +64,20 @@ def in_micro_batches(
     found = make(body, parts, body.add(seed, body.mul(index, np.int64(_SEED_OF_NEXT))), former)
     share = body.reshape(body.div(body.cast(body.sub(end, start), FLOAT), body.cast(count, FLOAT)), [])
     means = [*found.scalars, *found.gradients]
-    sums = [body.entry("sum", value.type, value.shape) for value in means]
+    totals = [body.entry("sum", value.type, value.shape) for value in (*means, *found.sums)]
     body.result(going)
     for name in running:
         body.result(found.running.get(name, former[name]))
-    for total, value in zip(sums, means, strict=True):
-        body.result(body.add(total, body.mul(value, share)))
-    zeros = [_zeros(g, value) for value in means]
+    shares = [*(body.mul(value, share) for value in means), *found.sums]
+    for total, value in zip(totals, shares, strict=True):
+        body.result(body.add(total, value))
+    zeros = [_zeros(g, value) for value in (*means, *found.sums)]
     rounds = g.reshape(g.div(g.add(count, np.int64(size - 1)), np.int64(size)), [])
     results = list(add_loop(g, body, rounds, None, [*running.values(), *zeros]))
     after, whole = results[: len(running)], results[len(running) :]
     split = len(found.scalars)
     following = {name: value for name, value in zip(running, after, strict=True) if name in found.running}
-    return Pass(whole[:split], whole[split:], following)
+    return Pass(whole[:split], whole[split : len(means)], following, whole[len(means) :])
 
 
 def _part(body: Body, value: ir.Value, start: ir.Value, end: ir.Value) -> Value:
@@ -87,4 +92,6 @@ def _zeros(g: GraphBuilder, like: ir.Value) -> ir.Value:
     assert like.shape is not None
     sizes = [int(d) for d in like.shape if isinstance(d, int)]
     assert len(sizes) == len(like.shape)
-    return g.op("ConstantOfShape", np.array(sizes, np.int64)) if sizes else g.constant(np.float32(0))
+    assert like.dtype is not None
+    zero = np.zeros(1, like.dtype.numpy())
+    return g.op("ConstantOfShape", np.array(sizes, np.int64), value=ir.Tensor(zero)) if sizes else g.constant(zero[0])

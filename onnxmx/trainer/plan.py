@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +10,9 @@ import numpy as np
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.session import check_provider, cores
 from onnxmx.errors import UsageError, unknown_name
-from onnxmx.trainer import losses, metrics
 from onnxmx.trainer.engine import ENGINES
+from onnxmx.trainer.losses import LossLike
+from onnxmx.trainer.objective import Measure
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Plan:
     batch_size: int = 64
     micro_batches: int = field(default=1, kw_only=True)
     seed: int = 0
-    loss: str | losses.Loss = "softmax_cross_entropy"
-    measure: Sequence[str | metrics.Metric] | None = None
+    loss: LossLike = "softmax_cross_entropy"
+    measure: Measure = None
     threads: int | None = None
     provider: str = "cpu"
     engine: str = "ort"

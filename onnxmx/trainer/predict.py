@@ -61,8 +61,8 @@ class Predictor:
         self._preprocessing = facts.preprocessing(model.metadata) or Preprocessing()
         self._white = _white(self._preprocessing) if white is None else white
         self._classes = facts.classes(model.metadata)
-        self._classifies = model.metadata.get(LOSS) == "softmax_cross_entropy"
-        rules = losses.get("softmax_cross_entropy")
+        self._classifies = model.metadata.get(LOSS, "").partition(":")[0] in ("softmax_cross_entropy", "softmax_focal")
+        rules = losses.SoftmaxCrossEntropy()
         self._probabilities = self._classifies and len(self._outputs) == 1 and ends_in_activation(model, rules)
         for port in self._ports.values():
             sample_shape(port)  # it has a batch axis, or says so now

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
+
+Measures = Callable[[], Mapping[str, Any]]
 
 
 class Reporter(Protocol):
-    """Told of a run as it goes. `measures` are means over the epoch so far; `lr` is among them."""
+    """Told of a run as it goes. `measures` are those of the epoch so far, made when asked for; `lr` is among them."""
 
     def begin(self, steps: int, done: int) -> None: ...
-    def step(self, epoch: str, samples: int, measures: Mapping[str, float]) -> None: ...
-    def epoch(self, epoch: str, measures: Mapping[str, float]) -> None: ...
+    def step(self, epoch: str, samples: int, measures: Measures) -> None: ...
+    def epoch(self, epoch: str, measures: Mapping[str, Any]) -> None: ...
     def end(self) -> None: ...
 
 
@@ -23,10 +25,10 @@ class Silent:
     def begin(self, steps: int, done: int) -> None:
         pass
 
-    def step(self, epoch: str, samples: int, measures: Mapping[str, float]) -> None:
+    def step(self, epoch: str, samples: int, measures: Measures) -> None:
         pass
 
-    def epoch(self, epoch: str, measures: Mapping[str, float]) -> None:
+    def epoch(self, epoch: str, measures: Mapping[str, Any]) -> None:
         pass
 
     def end(self) -> None:
@@ -43,16 +45,16 @@ class Lines:
         self._pace = _Pace(steps, done)
         self._said = time.monotonic()
 
-    def step(self, epoch: str, samples: int, measures: Mapping[str, float]) -> None:
+    def step(self, epoch: str, samples: int, measures: Measures) -> None:
         self._pace.count(samples)
         if time.monotonic() - self._said >= self._every_s:
             self._said = time.monotonic()
             print(
-                f"epoch {epoch}  step {self._pace.done}/{self._pace.steps}  {show(measures)}  {self._pace}",
+                f"epoch {epoch}  step {self._pace.done}/{self._pace.steps}  {show(measures())}  {self._pace}",
                 file=sys.stderr,
             )
 
-    def epoch(self, epoch: str, measures: Mapping[str, float]) -> None:
+    def epoch(self, epoch: str, measures: Mapping[str, Any]) -> None:
         print(f"epoch {epoch}  {show(measures)}", file=sys.stderr, flush=True)
 
     def end(self) -> None:
@@ -80,16 +82,18 @@ class Bar:
         self._task: Any = self._progress.add_task("", total=steps, completed=done, epoch="", text="")
         self._progress.start()
 
-    def step(self, epoch: str, samples: int, measures: Mapping[str, float]) -> None:
+    def step(self, epoch: str, samples: int, measures: Measures) -> None:
         self._pace.count(samples)
         now = time.monotonic()
         if now - self._drawn >= 0.1:  # a step may take far less than a redraw
             self._drawn = now
-            shown = {name: value for name, value in measures.items() if name != "grad_norm"}  # 80 columns hold no more
+            shown = {
+                name: value for name, value in measures().items() if name != "grad_norm"
+            }  # 80 columns hold no more
             text = f"{show(shown, ' ')} {self._pace}"
             self._progress.update(self._task, completed=self._pace.done, epoch=epoch, text=text)
 
-    def epoch(self, epoch: str, measures: Mapping[str, float]) -> None:
+    def epoch(self, epoch: str, measures: Mapping[str, Any]) -> None:
         self._progress.console.print(f"epoch {epoch}  {show(measures)}", highlight=False, markup=False)
 
     def end(self) -> None:
@@ -102,10 +106,12 @@ def default_reporter() -> Reporter:
     return Bar() if sys.stderr.isatty() else Lines()
 
 
-def show(measures: Mapping[str, float], gap: str = "  ") -> str:
+def show(measures: Mapping[str, Any], gap: str = "  ") -> str:
     """`loss 0.0345  accuracy 0.9883`"""
     return gap.join(
-        f"{name} {value:.3g}" if name == "lr" else f"{name} {value:.4f}" for name, value in measures.items()
+        f"{name} {value:.3g}" if name == "lr" else f"{name} {value:.4f}"
+        for name, value in measures.items()
+        if isinstance(value, float)  # a confusion matrix is for the log
     )
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import inspect
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from onnxmx.trainer.engine import ENGINES
 from onnxmx.trainer.loop import Run, go_on, start
 from onnxmx.trainer.run_directory import RunDirectory
 from onnxmx.trainer.step import StepGraph, settings
+from onnxmx.trainer.user_code import importable, load_function
 
 
 def train(config: TrainConfig, out: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = True) -> Run:
@@ -100,8 +98,8 @@ def resolve_model(name: str, data: Dataset | None = None, seed: int = 0) -> Mode
     """
     path, _, function_name = name.rpartition(":")
     if path.endswith(".py"):
-        with _importable(Path(path).parent):
-            return _build(_load_function(Path(path), function_name), data, seed)
+        with importable(Path(path).parent):
+            return _build(load_function(Path(path), function_name), data, seed)
     if name in models.MODELS:
         return _build(models.get_model(name), data, seed)
     if name.endswith(".py"):
@@ -188,41 +186,3 @@ def _sample_shape(function: Any, data: Dataset | None) -> tuple[Dim, ...]:
         called = getattr(function, "__name__", repr(function))
         raise UsageError(f"{called} expected its input's shape; found none", mend="Name a dataset with --data.")
     return tuple(takes["input"].default)
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """A model's file may import what lies beside it, also while its function runs."""
-    entry = str(folder.resolve())
-    sys.path.insert(0, entry)
-    try:
-        yield
-    finally:
-        sys.path.remove(entry)
-
-
-def _load_function(path: Path, name: str) -> Any:
-    if not path.is_file():
-        raise ModelFileError(f"no file {path}", mend="A model of your own is named path.py:function.")
-    # A name of its own, or a random.py would take the place of the library's.
-    spec = importlib.util.spec_from_file_location(f"onnxmx_model_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look up the annotations of a layer that is written there
-    try:
-        spec.loader.exec_module(module)
-    except OnnxmxError:
-        raise
-    except Exception as error:  # the user's own code may raise anything
-        raise ModelFileError(
-            f"{path} expected a Python file that can be imported; it raised {type(error).__name__}: {error}",
-            mend="Run it with python to see where.",
-        ) from error
-    found = vars(module).get(name)
-    if not callable(found):
-        own = [
-            k for k, v in vars(module).items() if callable(v) and v.__module__ == spec.name and not k.startswith("_")
-        ]
-        raise unknown_name(f"function in {path}", name, own)
-    return found

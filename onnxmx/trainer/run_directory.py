@@ -41,10 +41,10 @@ class Position:
 
     epoch: int = 0
     batch: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, Any] = field(default_factory=dict)
     samples: int = 0
-    best: dict[str, float] | None = None
-    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
     log_bytes: int = 0
 
 

@@ -1,7 +1,7 @@
 """Compiling a model, a loss and an optimizer into one training step, a plain ONNX graph.
 
     inputs    batch.<input or label>, state.<parameter, slot, running statistic>, state.step, state.seed
-    outputs   loss, metric.<name>, grad_norm, lr, next.<name> for every state.<name>
+    outputs   loss, metric.<name>, grad_norm, lr, sum.<name>, next.<name> for every state.<name>
 
 It is a pure function: the same inputs give the same outputs, bit for bit on one machine and provider.
 """
@@ -23,17 +23,19 @@ from onnxmx.builder import weights
 from onnxmx.builder.graph import Dim, GraphBuilder, Value
 from onnxmx.builder.metadata import CHECKPOINT, SOURCE
 from onnxmx.builder.model import Model, Port, check
-from onnxmx.builder.ops import INT64
+from onnxmx.builder.ops import FLOAT, INT64
 from onnxmx.builder.source import user_line
 from onnxmx.errors import CheckpointError, GradientError, GraphError, ShapeError, UsageError
 from onnxmx.files import sha256, write_atomic
-from onnxmx.trainer import losses, metrics, state
+from onnxmx.trainer import losses, state
 from onnxmx.trainer.autodiff import gradients
 from onnxmx.trainer.averages import Average
 from onnxmx.trainer.clipping import Gradients, Transform
-from onnxmx.trainer.forward import Training, copy_model, only_output, open_called
-from onnxmx.trainer.logits import before_activation, ends_in_activation, logits_of
+from onnxmx.trainer.forward import Training, copy_model, open_called
+from onnxmx.trainer.logits import as_logits, before_activations
+from onnxmx.trainer.losses import LossLike, Specs
 from onnxmx.trainer.micro import Pass, in_micro_batches
+from onnxmx.trainer.objective import Measure, Objective, outputs_of
 from onnxmx.trainer.optimizers import Optimizer
 from onnxmx.trainer.regularizers import Regularizer
 from onnxmx.trainer.update import Update
@@ -95,24 +97,26 @@ class Differentiator:
 def compile_step(
     model: Model,
     *,
-    loss: str | losses.Loss,
+    loss: LossLike,
     optimizer: Optimizer,
     clip: Transform | Sequence[Transform] | None = None,
     regularize: Regularizer | Sequence[Regularizer] | None = None,
     average: Average | None = None,
-    measure: Sequence[str | metrics.Metric] | None = None,
+    measure: Measure = None,
     total: int = 1,
     micro_batch: int | None = None,
-    label: str = "label",
+    labels: Specs | None = None,
     differentiator: Differentiator | None = None,
 ) -> StepGraph:
     """One training step as a graph.
 
+    loss: a loss, its name, a function of graph values, or losses by the output that they read.
     clip: clipping and whatever else changes gradients, one or several in their order.   regularize: likewise.
     average: of the weights, kept beside them.   micro_batch: samples at a time, to use less memory; by default all.
-    measure: metrics beside the loss; by default the one that goes with it.
+    measure: metrics beside the loss, of several losses by output; by default those that go with it.
     total: the steps of the run, for schedules that end with it.
-    label: the name of the label in a batch.
+    labels: shape and element type of the labels that a batch holds, by name; by default what the loss expects, called
+    "label", or, of several losses, as the output.
     differentiator: who makes the gradients.
     The bytes are a function of the arguments alone, not of where this is called.
     Raises GradientError where an operator between the loss and a parameter has no rule, ShapeError where model, loss
@@ -120,70 +124,86 @@ def compile_step(
     """
     maker = differentiator or Differentiator()
     g = maker.builder("step")
-    rules = losses.get(loss)
-    measures = metrics.chosen(measure, rules)
-    only_output(model)
+    objective = Objective.of(losses.get(loss), outputs_of(model), labels, measure)
     update = Update.of(optimizer, clip, regularize, average)
-    batch = _batch(g, model, rules, label)
+    batch = _batch(g, model, objective)
     states = _state_inputs(g, model, update)
     trainable = {name: states[name] for name in trainable_of(model)}
     statistics = {name: states[name] for name in statistics_of(model)}
     parameters = {name: states[name] for name in model.parameters()}
+    names: list[str] = []
 
     def make(b: GraphBuilder, batch: Mapping[str, ir.Value], seed: ir.Value, running: Mapping[str, ir.Value]) -> Pass:
         training = Training(seed, states["step"], rules=maker.plain)
-        (output,) = copy_model(b, model, {**parameters, **running, **batch}, training).values()
+        outputs = copy_model(b, model, {**parameters, **running, **batch}, training)
         if lost := [name for name in training.running if name not in running]:
             raise GraphError(
                 f"training expected running statistics that are initializers; found {lost[0]!r}, which is computed",
                 mend="Export the model with its constants folded.",
             )
-        if ends_in_activation(model, rules):
-            output = before_activation(b, output, rules)
         with b.scope("loss"):
-            loss_value = rules.compute(b, output, batch[label])
-            measured = [m.compute(b, output, batch[label]) for m in measures]
-        return Pass([loss_value, *measured], _gradients(maker, b, loss_value, trainable), training.running)
+            logits = before_activations(b, model, objective, outputs)
+            loss_value, sums = objective.compute(b, logits, batch)
+        names[:] = sums
+        gradients = _gradients(maker, b, loss_value, trainable)
+        return Pass([loss_value], gradients, training.running, list(sums.values()))
 
     if micro_batch is None:
         found = make(g, batch, states["seed"], statistics)
     else:
         _check_plain(maker)
         found = in_micro_batches(g, make, batch, states["seed"], statistics, micro_batch)
-    loss_value, *measured = found.scalars
+    (loss_value,) = found.scalars
+    sums: dict[str, ir.Value] = dict(zip(names, found.sums, strict=True))
+    with g.scope("metrics"):
+        figures = {name: g.cast(objective.finish(g, name, sums[name]), FLOAT) for name in names if name != "loss"}
     with g.scope("update"):
         by_name = dict(zip(trainable, found.gradients, strict=True))
         at = Gradients(g, by_name, trainable, states["seed"], states["step"])
         rate, following = update.build(at, loss_value, states, found.running, total)
     g.output(loss_value, "loss")
-    for m, value in zip(measures, measured, strict=True):
-        g.output(value, f"metric.{m.name}")
+    for name, value in figures.items():
+        g.output(value, f"metric.{name}")
     g.output(at.norm, "grad_norm")
     g.output(rate, "lr")
+    for name in names:
+        g.output(sums[name], f"sum.{name}")
     for name, value in states.items():
         g.output(following.get(name, value), f"next.{name}")
-    made_of = settings(rules, update, micro_batch) | {"engine": maker.name}
+    made_of = settings(loss, update, micro_batch) | {"engine": maker.name}
     return _finish(g, "onnxmx training step", made_of, plain=maker.plain, average=average)
 
 
-def settings(loss: str | losses.Loss, update: Update, micro_batch: int | None) -> dict[str, str]:
+def settings(loss: LossLike, update: Update, micro_batch: int | None) -> dict[str, str]:
     """What of a run is compiled into its step, as text: `step.json` keeps it."""
     micro = {} if micro_batch is None else {"micro_batch": str(micro_batch)}
-    return {"loss": losses.get(loss).name, **update.settings(), **micro}
+    return {"loss": str(losses.get(loss)), **update.settings(), **micro}
 
 
-def compile_measures(model: Model, rules: losses.Loss, measure: Sequence[metrics.Metric]) -> bytes:
-    """The loss and metrics of a model's output as a graph: inputs `output` and `label`, outputs as those of a step."""
+def compile_measures(model: Model, objective: Objective) -> bytes:
+    """The sums of a model's outputs as a graph: inputs `output.<name>` and `label.<name>`, outputs `sum.<name>`."""
     g = GraphBuilder("measures")
-    output = model.outputs[only_output(model).name or ""]
-    value: ir.Value = g.input("output", _shape(output), ir.DataType.from_numpy(output.dtype))
-    label = g.input("label", *rules.label(value))
-    if ends_in_activation(model, rules):
-        value = logits_of(g, value, rules)
-    g.output(rules.compute(g, value, label), "loss")
-    for m in measure:
-        g.output(m.compute(g, value, label), f"metric.{m.name}")
+    ports = model.outputs
+    values: dict[str, ir.Value] = {
+        name: g.input(f"output.{name}", _shape(ports[name]), ir.DataType.from_numpy(ports[name].dtype))
+        for name in objective.outputs
+    }
+    targets = {name: g.input(f"label.{name}", *spec) for name, spec in objective.labels.items()}
+    for name, value in objective.compute(g, as_logits(g, model, objective, values), targets)[1].items():
+        g.output(value, f"sum.{name}")
     return _finish(g, "onnxmx measures", {}).data
+
+
+def compile_figures(objective: Objective, sums: Mapping[str, Sequence[int]]) -> bytes:
+    """What added sums come to, as a graph: inputs `sum.<name>`, outputs `loss` and `metric.<name>`.
+
+    sums: the shape of each sum, by name.
+    """
+    g = GraphBuilder("figures")
+    for name, shape in sums.items():
+        figure = objective.finish(g, name, g.input(f"sum.{name}", shape, ir.DataType.DOUBLE))
+        g.output(figure, "loss" if name == "loss" else f"metric.{name}")
+    return _finish(g, "onnxmx figures", {}).data
 
 
 def initial_state(model: Model, optimizer: Optimizer, seed: int, average: Average | None = None) -> dict[str, Array]:
@@ -233,15 +253,17 @@ def _state_inputs(g: GraphBuilder, model: Model, update: Update) -> dict[str, Va
     return states
 
 
-def _batch(g: GraphBuilder, model: Model, loss: losses.Loss, label: str) -> dict[str, Value]:
-    """The inputs that a batch brings: those of the model, and the label."""
-    if label in model.inputs:
-        raise ShapeError(f"the label and an input of the model are both named {label!r}", mend="Rename one of them.")
+def _batch(g: GraphBuilder, model: Model, objective: Objective) -> dict[str, Value]:
+    """The inputs that a batch brings: those of the model, and the labels."""
+    for label in objective.labels:
+        if label in model.inputs:
+            raise ShapeError(
+                f"the label and an input of the model are both named {label!r}", mend="Rename one of them."
+            )
     batch = {
         p.name: g.input(f"batch.{p.name}", _shape(p), ir.DataType.from_numpy(p.dtype)) for p in model.inputs.values()
     }
-    shape, dtype = loss.label(only_output(model))
-    return batch | {label: g.input(f"batch.{label}", shape, dtype)}
+    return batch | {name: g.input(f"batch.{name}", *spec) for name, spec in objective.labels.items()}
 
 
 def _shape(port: Port) -> tuple[Dim, ...]:
@@ -335,4 +357,5 @@ def _meaning(name: str) -> str:
         "state": f"{rest} before the update",
         "next": f"state.{rest} after the update",
         "metric": f"{rest} of the batch, before the update",
+        "sum": f"what {rest} of many batches is made of, once this is added up over them",
     }.get(kind, "")

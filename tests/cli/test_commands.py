@@ -95,7 +95,7 @@ def test_help_shows_the_defaults_of_the_library(capsys: pytest.CaptureFixture[st
     text = here(capsys, "train", "--help").out
     assert f"[default: {TrainConfig.epochs}]" in text
     assert f"[default: {TrainConfig.optimizer}]" in text
-    assert "softmax_cross_entropy, mean_squared_error" in " ".join(text.split())
+    assert "softmax_cross_entropy, sigmoid_bce, mean_squared_error" in " ".join(text.split())
 
 
 def test_the_reference_is_not_stale() -> None:

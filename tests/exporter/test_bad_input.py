@@ -121,7 +121,7 @@ CASES = [
     Bad(
         "floats where classes are due",
         DataError,
-        ("labels of int64", "of float32"),
+        ("labels of int64", "probabilities"),
         evaluation=regression(4),
         options={"loss": "softmax_cross_entropy"},
     ),

@@ -38,8 +38,10 @@ def test_a_hundred_steps_equal_those_of_a_plain_session(name: str, threads: int)
         measured = engine.step(batch)
         out = dict(zip(names, session.run(names, feeds(batch, state)), strict=True))
         state = {n.removeprefix("next."): v for n, v in out.items() if n.startswith("next.")}
-        expected = {n.removeprefix("metric."): float(v) for n, v in out.items() if not n.startswith("next.")}
+        sums = {n: v for n, v in out.items() if n.startswith("sum.")}
+        expected = {n.removeprefix("metric."): float(v) for n, v in out.items() if not n.startswith(("next.", "sum."))}
         assert measured == expected
+        assert {n: v.tolist() for n, v in engine.sums.items()} == {n: v.tolist() for n, v in sums.items()}
     found = engine.state()
     assert found.keys() == state.keys()
     for key, array in state.items():

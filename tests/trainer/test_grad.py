@@ -194,7 +194,7 @@ ERRORS: list[tuple[Callable[[], Any], type[OnnxmxError], str]] = [
     (lambda: mx.grad(tokens(), wrt="tokens"), GradientError, "floating-point type; found 'tokens', int64"),
     (lambda: mx.grad(tokens(), of="tokens", wrt="2.weight"), GradientError, "found 'tokens', int64"),
     (lambda: mx.grad(net(), loss="softmax_cross_entropy", label="x", wrt="0"), UsageError, "both named 'x'"),
-    (lambda: mx.grad(net(), loss="softmax", wrt="x"), UsageError, "softmax_cross_entropy"),
+    (lambda: mx.grad(net(), loss="softmax_cross_entropi", wrt="x"), UsageError, "softmax_cross_entropy"),
     (lambda: mx.build(lambda x: mx.gradients(x, [x])[0], x=(2, 3)), GradientError, "taken of a scalar; found 'x'"),
     (lambda: mx.gradients(net(), []), UsageError, "values of a graph that is being built"),  # type: ignore[arg-type]
     (lambda: mx.grad(mx.build(lambda x: {"a": x * 2.0, "b": x + 1.0}, x=(2,)), wrt="x"), OnnxmxError, "'a', 'b'"),

@@ -19,7 +19,7 @@ from onnxmx.trainer.predict import Predictor
 RNG = np.random.default_rng(3)
 X = RNG.standard_normal((64, 6)).astype(np.float32)
 DATA = Dataset.from_arrays(X, (X[:, 0] > 0).astype(np.int64) + (X[:, 1] > 0), classes=["a", "b", "c"])
-ENTROPY = losses.get("softmax_cross_entropy")
+ENTROPY = losses.SoftmaxCrossEntropy()
 
 
 def net(*end: L.Layer) -> mx.Model:
@@ -78,11 +78,11 @@ def test_a_quantized_one_is_measured_as_it_is(tmp_path: Path) -> None:
     ],
 )
 def test_which_models_end_in_it(end: tuple[L.Layer, ...], loss: str, expected: bool) -> None:
-    assert ends_in_activation(net(*end), losses.get(loss)) is expected
+    assert ends_in_activation(net(*end), losses.LOSSES[loss]()) is expected
 
 
 def test_sigmoid_under_a_loss_of_its_logits() -> None:
-    binary = losses.Loss("binary", lambda g, z, t: z, classes=False, activation="Sigmoid")  # type: ignore[arg-type]
+    binary = losses.SigmoidBCE()
     assert ends_in_activation(net(L.Activation("sigmoid")), binary)
     g = GraphBuilder()
     z = g.input("z", ("batch",))

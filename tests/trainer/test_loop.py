@@ -23,8 +23,7 @@ from onnxmx.errors import CheckpointError, DataError, GradientError, OnnxmxError
 from onnxmx.trainer import state
 from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.evaluate import evaluate
-from onnxmx.trainer.losses import Loss
-from onnxmx.trainer.metrics import Metric
+from onnxmx.trainer.metrics import OwnMetric
 from onnxmx.trainer.plan import Plan
 from tests.trainer.nets import blob_net, blobs
 
@@ -116,15 +115,16 @@ def test_validation_is_that_of_the_saved_model(tmp_path: Path) -> None:
 
 
 # --- which model is best
-def scored(path: list[float], larger: bool) -> Metric:
+def scored(path: list[float], larger: bool) -> OwnMetric:
     """A metric whose value in the k-th epoch is path[k]; the model's weight counts the epochs."""
 
-    def compute(g: Any, output: Any, label: Any) -> Any:
+    def compute(output: Any) -> Any:
+        g = output.builder
         table = g.constant(np.array([9.0, *path], np.float32))
         place = g.cast(g.op("Round", g.reduce_mean(output, keepdims=False)), INT64)
         return g.gather(table, g.min(place, np.array(len(path))))
 
-    return Metric("score", compute, larger)
+    return OwnMetric(function=compute, name="score", larger=larger)
 
 
 def counter_run(path: list[float], larger: bool, validation: bool, **options: Any) -> Any:
@@ -133,9 +133,11 @@ def counter_run(path: list[float], larger: bool, validation: bool, **options: An
     def net(x: Any) -> Any:
         return x * x.builder.parameter("w", (1,), "zeros")
 
-    loss = Loss("fall", lambda g, y, t: g.neg(g.reduce_mean(g.sub(y, g.mul(t, 0.0)), keepdims=False)), classes=False)
+    def fall(y: Any, t: Any) -> Any:
+        return -(y - t * 0.0)
+
     data = Dataset.from_arrays(np.ones((4, 1), np.float32), np.zeros((4, 1), np.float32))
-    return mx.fit(mx.build(net, x=("batch", 1)), data, validation=data if validation else None, loss=loss,
+    return mx.fit(mx.build(net, x=("batch", 1)), data, validation=data if validation else None, loss=fall,
                   measure=[scored(path, larger)], optimizer=mx.SGD(lr=1.0, momentum=0.0), epochs=len(path),
                   batch_size=4, progress=False, **options)  # fmt: skip
 
@@ -244,7 +246,10 @@ def test_a_loss_that_is_not_a_number(tmp_path: Path) -> None:
 
 def test_a_gradient_that_is_not_a_number(tmp_path: Path) -> None:
     """The loss is 0 and its gradient 0 / 0: the parameters are lost, and no checkpoint may keep them."""
-    root = Loss("root", lambda g, y, t: g.sqrt(g.reduce_sum(g.mul(y, 0.0), keepdims=False)), classes=True)
+
+    def root(y: Any, t: Any) -> Any:
+        return y.builder.sqrt(y.builder.reduce_sum(y * 0.0, keepdims=False))
+
     with pytest.raises(TrainingError, match="grad_norm expected a finite number; found nan at batch 1 of epoch 1"):
         mx.fit(blob_net(), TRAIN, loss=root, out=tmp_path / "r", **QUICK | {"checkpoint_s": 0.0})
     assert not (tmp_path / "r" / "checkpoints").exists()
@@ -363,14 +368,14 @@ def test_fit_shows_every_option_with_its_default_and_what_it_is() -> None:
 def test_a_run_of_fit_goes_on_from_python(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options: dict[str, Any] = {"validation": TEST, "log_every": 2}
-    done = mx.fit(blob_net(), TRAIN, optimizer=mx.Adam(lr=0.05), out=whole, loss=SQUARE, **options, **QUICK)
+    done = mx.fit(blob_net(), TRAIN, optimizer=mx.Adam(lr=0.05), out=whole, loss=square, **options, **QUICK)
     shutil.copytree(whole, cut)
     next(iter(sorted((cut / "checkpoints").iterdir(), reverse=True))).unlink()  # back to the end of the second epoch
     with pytest.raises(UsageError, match=r"expected the data .*\n  For example mx\.resume\('.*cut', data\)"):
         mx.resume(cut)
-    with pytest.raises(UsageError, match="no loss named 'square'"):
+    with pytest.raises(UsageError, match="trained with a loss that its file does not hold: custom:square"):
         mx.resume(cut, TRAIN, progress=False, **options)
-    again = mx.resume(cut, TRAIN, loss=SQUARE, progress=False, **options)
+    again = mx.resume(cut, TRAIN, loss=square, progress=False, **options)
     assert (again.history, again.best) == (done.history, done.best)
     for name in ("last.onnx", "model.onnx", "metrics.jsonl", "checkpoints/step-18.safetensors"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
@@ -382,4 +387,5 @@ def test_a_run_of_fit_goes_on_from_python(tmp_path: Path) -> None:
         mx.resume(tmp_path / "none")
 
 
-SQUARE = Loss("square", lambda g, y, t: g.reduce_mean(g.mul(y, y), keepdims=False), classes=True)
+def square(y: Any, t: Any) -> Any:
+    return y * y

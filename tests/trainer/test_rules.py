@@ -16,6 +16,7 @@ from onnxmx.builder.session import open_session
 from onnxmx.trainer.autodiff import RULES, gradients
 from onnxmx.trainer.autodiff.registry import Refusal
 from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout
+from onnxmx.trainer.losses.ctc import CTCLoss
 from tests.trainer import (
     rows_control,
     rows_operators,
@@ -152,6 +153,8 @@ CASES = [
     ),
     *(Case(f"{DOMAIN}.BatchNorm", (s, (3,), (3,)), make=lambda g, x, w, b: BatchNorm(g, x, w, b, epsilon=1e-5)[0])
       for s in ((4, 3, 2, 5), (4, 3))),
+    Case(f"{DOMAIN}.CTCLoss", ((3, 6, 4),), step=1e-2, make=lambda g, x: CTCLoss(
+        g, g.op("LogSoftmax", x, axis=-1), np.array([[1, 1], [3, -1], [-1, -1]]), np.array([6, 4, 5]), blank=0)[0]),
     Case(f"{DOMAIN}.Dropout", ((6, 8),),
          make=lambda g, x: Dropout(g, x, np.array(3), np.array(5), ratio=0.5, stream=1)[0]),
     *(integers("Gather", i, (4, 3, 2), axis=a)

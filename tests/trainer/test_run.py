@@ -325,7 +325,7 @@ def test_evaluation_and_prediction_run_where_they_are_told(monkeypatch: pytest.M
     model, data = mx.models.build("mlp", input=(1, 8, 8)), get_dataset("digits", "test")
     mx.evaluate(model, data, provider="cuda")
     Predictor(model, provider="cuda")
-    assert asked == [*available, available[0]]  # the loss is computed beside the model, on the CPU
+    assert asked == [*available, available[1], available[0]]  # the loss is computed beside the model, on the CPU
 
 
 def test_an_engine_that_is_not_installed_leaves_nothing_behind(tmp_path: Path) -> None:

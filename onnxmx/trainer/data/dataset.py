@@ -66,7 +66,7 @@ class Dataset:
 
     inputs: by model input name, any integer, boolean or float type, e.g. {"image": uint8 (n, 1, 28, 28)}.
     labels: by label name; integers are kept as int64, floats (targets of a regression) as float32.
-    classes: a name for each value that an integer label may take; None when labels are not classes.
+    classes: a name for each value that the first label may take, an integer; None when it is no class.
     types: by input name, the element type of a batch where it is not float32, e.g. {"tokens": "int64"}; such an input
     is not preprocessed.
     Raises DataError for lengths that differ, no samples, labels outside the classes, NaN or infinity.
@@ -87,7 +87,7 @@ class Dataset:
         for key, array in {**inputs, **labels}.items():
             self._check_values(key, array)
         if self.classes is not None:
-            for key, array in labels.items():
+            for key, array in list(labels.items())[:1]:
                 self._check_range(key, array, len(self.classes))
             object.__setattr__(self, "classes", tuple(map(str, self.classes)))
         object.__setattr__(self, "inputs", {key: _read_only(array) for key, array in inputs.items()})

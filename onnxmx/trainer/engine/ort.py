@@ -26,6 +26,7 @@ class OrtEngine:
     step: the compiled step.
     state: arrays by name without `state.`; copied.
     threads, provider: as in `open_session`.
+    sums: those of the last batch, by name; the next step writes over them.
     Raises CheckpointError where the state is not that of this step graph.
     """
 
@@ -48,9 +49,11 @@ class OrtEngine:
         self._check_state(state)
         self._sets = [{name: self._buffer(array) for name, array in state.items()} for _ in range(2)]
         self._now = 0
-        names = [port["name"] for port in step.spec["outputs"]]
-        self._scalars = {n: self._buffer(np.zeros((), np.float32), "cpu") for n in names if not n.startswith("next.")}
-        self._scalar_views = {n.removeprefix("metric."): v.numpy() for n, v in self._scalars.items()}
+        ports = {p["name"]: p for p in step.spec["outputs"] if not p["name"].startswith("next.")}
+        self._measures = {n: self._buffer(np.zeros(p["shape"], p["dtype"]), "cpu") for n, p in ports.items()}
+        views = {name: value.numpy() for name, value in self._measures.items()}
+        self._scalars = {n.removeprefix("metric."): v for n, v in views.items() if not v.ndim}
+        self.sums: dict[str, Array] = {n: v for n, v in views.items() if n.startswith("sum.")}
         # The batch may be of any size: a graph with a symbolic one runs as fast as with a number (docs/performance.md).
         lean = step.spec.get("checkpoint", False)
         data = lower(step.data, block_size()) if self._blocks and provider == "cpu" and not lean else step.data
@@ -60,7 +63,8 @@ class OrtEngine:
     def step(self, batch: dict[str, Array]) -> dict[str, float]:
         """One update. batch: an array for each input and label, samples first, float32 or int64 as the step takes it.
 
-        Returns loss, metrics, grad_norm and lr of this step. Raises DataError where the batch does not fit.
+        Returns loss, metrics that are one number, grad_norm and lr of this step. Raises DataError where the batch does
+        not fit.
         """
         self.check(batch)
         binding = self._bindings[self._now]
@@ -70,7 +74,7 @@ class OrtEngine:
         with run_errors("expected a batch that the step can compute"):
             self._session.run_with_iobinding(binding)
         self._now = 1 - self._now
-        return {name: float(view) for name, view in self._scalar_views.items()}
+        return {name: float(view) for name, view in self._scalars.items()}
 
     def check(self, batch: dict[str, Array]) -> None:
         """Raises DataError unless `batch` has the names, types and shapes that the step takes.
@@ -120,7 +124,7 @@ class OrtEngine:
             binding.bind_ortvalue_input(f"state.{name}", value)
         for name, value in self._sets[target].items():
             binding.bind_ortvalue_output(f"next.{name}", value)
-        for name, value in self._scalars.items():
+        for name, value in self._measures.items():
             binding.bind_ortvalue_output(name, value)
         return binding
 

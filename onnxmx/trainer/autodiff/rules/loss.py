@@ -1,4 +1,4 @@
-"""Rules of the two loss operators."""
+"""Rules of the two loss operators, and of CTC."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.graph import DOMAIN, GraphBuilder, Value
 from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.shapes import rank
 
@@ -37,6 +37,12 @@ def softmax_cross_entropy(g: GraphBuilder, node: ir.Node, dy: ir.Value | None, d
         dlog = dl if dlog is None else g.add(dl, dlog)
     dx = g.sub(dlog, g.mul(g.op("Softmax", x, axis=1), g.reduce_sum(dlog, [1])))
     return dx, None, dweight
+
+
+@gradient("CTCLoss", domain=DOMAIN)
+def ctc(g: GraphBuilder, node: ir.Node, dy: ir.Value | None, dslope: ir.Value | None = None) -> Any:
+    """dlogp = dy * slope, from the saved slope"""
+    return None if dy is None else g.mul(g.reshape(dy, [-1, 1, 1]), node.outputs[1])
 
 
 def _through(

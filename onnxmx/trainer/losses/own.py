@@ -1,0 +1,96 @@
+"""A loss of the user's own: a Python function of graph values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import onnx_ir as ir
+
+from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.ops import FLOAT
+from onnxmx.builder.source import line_of
+from onnxmx.errors import OnnxmxError, ShapeError, UsageError
+from onnxmx.trainer.losses.base import Loss, Spec, Specs, Values, dims_of, size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Custom(Loss):
+    """The mean of what `function` returns: a value for each sample or element, or a scalar that is a mean already.
+
+    function: (output, label) -> value, or, of a model of several outputs or labels, with their names as parameters.
+    """
+
+    function: Callable[..., Any]
+    name: ClassVar[str] = "custom"
+    takes: ClassVar[str] = "what the dataset has"
+
+    def __str__(self) -> str:
+        return f"{self.name}:{called(self.function)}"
+
+    def columns(self, main: str | None) -> tuple[str | None, ...]:
+        return (main,)
+
+    def labels(self, outputs: Values, found: Mapping[str, Spec | None]) -> Specs:
+        first = next(iter(outputs.values()))
+        return {name: spec or Spec(dims_of(self, first), FLOAT) for name, spec in found.items()}
+
+    def terms(self, g: GraphBuilder, outputs: Values, labels: Values) -> tuple[ir.Value, ir.Value]:
+        value = call(self.function, outputs, labels)
+        if value.dtype != FLOAT:
+            raise ShapeError(
+                f"{called(self.function)} expected to return float32; found {value.dtype}",
+                at=line_of(self.function),
+                mend="Cast it: x.builder.cast(x, onnx_ir.DataType.FLOAT).",
+            )
+        if value.shape is not None and not len(value.shape):
+            # A mean already: it counts as often as there are samples.
+            first = next(iter(outputs.values()))
+            count = g.cast(g.squeeze(g.op("Shape", first, start=0, end=1), [0]), FLOAT)
+            return g.mul(value, count), count
+        return g.reduce_sum(value, keepdims=False), size(g, value)
+
+
+def call(function: Callable[..., Any], outputs: Values, labels: Values) -> Value:
+    """What `function` makes of them, by the names of its parameters, or else of the first output and label.
+
+    Raises UsageError where its parameters cannot be told apart, or it returns no value of the graph.
+    """
+    values = {**labels, **outputs}
+    takes = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    needed = [p.name for p in takes if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    if all(name in values for name in needed):
+        given: dict[str, Any] = {p.name: values[p.name] for p in takes if p.name in values}
+        arguments: list[Any] = []
+    elif len(outputs) == 1 and len(needed) <= 1 + len(labels):
+        given, arguments = {}, [*outputs.values(), *labels.values()][: len(needed)]
+    else:
+        raise UsageError(
+            f"{called(function)} expected parameters with names among {sorted(values)}; found {needed}",
+            at=line_of(function),
+            mend="Name its parameters after the model's outputs and the dataset's labels.",
+        )
+    try:
+        made = function(*arguments, **given)
+    except OnnxmxError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise UsageError(
+            f"{called(function)} expected to return a value of the graph; it raised {type(error).__name__}: {error}",
+            at=line_of(function),
+            mend="It gets graph values, not numbers: use their operators, or x.builder.op(...).",
+        ) from error
+    if not isinstance(made, Value):
+        raise UsageError(
+            f"{called(function)} expected to return a value of the graph; found {made!r}",
+            at=line_of(function),
+            mend="For example return (output - label) ** 2.",
+        )
+    return made
+
+
+def called(function: Callable[..., Any]) -> str:
+    """What a function is called."""
+    return str(getattr(function, "__name__", None) or type(function).__name__)
