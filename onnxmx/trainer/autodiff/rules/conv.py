@@ -61,7 +61,7 @@ def conv(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     group = node.attributes.get_int("group", 1)
     window = Window.of(node, x, [static(w, k) for k in range(2, rank(w))])
     db = [g.reduce_sum(dy, [0, *range(2, rank(x))], keepdims=False)] if bias else []
-    return _dx(g, dy, w, window, group), _dw(g, x, w, dy, window, group), *db
+    return transposed(g, dy, w, window, group), _dw(g, x, w, dy, window, group), *db
 
 
 @gradient("ConvTranspose")
@@ -113,7 +113,7 @@ def _transposed(node: ir.Node, x: ir.Value, kernel: list[int]) -> Window:
     return Window(size, kernel, stride, dilation, pads[:n], pads[n:], extra)
 
 
-def _dx(g: GraphBuilder, dy: ir.Value, w: ir.Value, window: Window, group: int) -> Value:
+def transposed(g: GraphBuilder, dy: ir.Value, w: ir.Value, window: Window, group: int) -> Value:
     """The transposed convolution of dy by W. Elements that no window reached get zero, by output_padding."""
     return g.op(
         "ConvTranspose",

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.trainer.autodiff.registry import gradient
-from onnxmx.trainer.autodiff.rules.conv import Window
+from onnxmx.trainer.autodiff.rules.conv import Window, transposed
 from onnxmx.trainer.autodiff.shapes import static
 
 
@@ -70,17 +70,7 @@ def _over_windows(g: GraphBuilder, x: ir.Value, dy: ir.Value, window: Window) ->
     """For each element of x, the sum of dy over the windows that hold it."""
     channels = static(x, 1)
     ones = np.ones((channels, 1, *window.kernel), np.float32)
-    return g.op(
-        "ConvTranspose",
-        dy,
-        g.cast_like(ones, dy),
-        kernel_shape=window.kernel,
-        strides=window.stride,
-        dilations=window.dilation,
-        pads=window.start + window.end,
-        output_padding=window.rest,
-        group=channels,
-    )
+    return transposed(g, dy, g.cast_like(ones, dy), window, channels)
 
 
 def _window(node: ir.Node) -> tuple[ir.Value, Window]:
