@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format peers bench zoo-files node-tests optimizer-oracle clean
+.PHONY: demo test check format peers bench zoo-files node-tests oracle optimizer-oracle clean
 
 # Installed into a temporary name first: an interrupted install is not taken for a finished one.
 $(STAMP): pyproject.toml
@@ -59,6 +59,24 @@ optimizer-oracle:
 	$(TORCH) -W ignore tests/trainer/schedule_oracle.py tests/trainer/schedule_oracle.json
 	$(TORCH) -W ignore tests/trainer/penalty_oracle.py tests/trainer/penalty_oracle.json
 
+# Layers, models and loss curves beside PyTorch and onnxruntime-training, each in an environment of its own: minutes the
+# first time, one from then on. With PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu it is the smaller PyTorch.
+# The second engine needs Python 3.11: make oracle PYTHON311=/path/to/python3.11
+PYTHON311 ?= python3.11
+oracle: $(STAMP) .oracle/torch/.installed .oracle/ort-training/.installed
+	$(BIN)/python -m tests.oracle docs/oracle.md --torch .oracle/torch/bin/python --ort-training .oracle/ort-training/bin/python
+
+.oracle/torch/.installed:
+	$(PYTHON) -m venv .oracle/torch
+	.oracle/torch/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
+	@touch $@
+
+.oracle/ort-training/.installed: pyproject.toml
+	@$(PYTHON311) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "onnxruntime-training needs Python 3.11; name one with: make oracle PYTHON311=/path/to/python3.11")'
+	$(PYTHON311) -m venv .oracle/ort-training
+	.oracle/ort-training/bin/pip install --quiet --disable-pip-version-check -e '.[ort-training]' pytest
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .oracle build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

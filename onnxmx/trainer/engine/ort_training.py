@@ -94,7 +94,11 @@ def gradients(g: GraphBuilder, of: ir.Value, wrt: Sequence[ir.Value]) -> list[ir
     """As `autodiff.gradients`, made by onnxruntime-training: it adds its nodes to `g`, in forms that keep what its
     kernels read. Raises GradientError where it has no gradient for an operator on the way.
     """
-    reached = [w for w in wrt if w in _needed(g, of)]
+    for node in g.graph:
+        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+            raise _refusal(f"gradient for {node.op_type}")
+    needed = _needed(g, of)
+    reached = [w for w in wrt if w in needed]
     proto = ir.to_proto(g.model())
     proto.graph.output.append(ir.serde.serialize_value(of))
     for node in proto.graph.node:
