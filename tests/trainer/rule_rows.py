@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,19 @@ from tests.trainer.rule_case import Case, Shape, computed
 def transposed(shapes: tuple[Shape, ...], *, wrong: bool = False, **attributes: Any) -> Case:
     """wrong: onnx.reference 1.23 is, for groups and for output_shape. Bilinear: any step is exact."""
     return Case("ConvTranspose", shapes, attributes, step=0.5 if wrong else None)
+
+
+def somewhere(operator: str, shapes: tuple[Shape, ...], **attributes: Any) -> Case:
+    """Of an image whose size is not known while the graph is built."""
+
+    def make(g: Any, x: Any, *weights: Any) -> Any:
+        image = g.op("Identity", x)
+        image.shape = ir.Shape([x.shape[0], x.shape[1], *([None] * (len(shapes[0]) - 2))])
+        return g.op(operator, image, *weights, **attributes)
+
+    # onnx.reference numbers what MaxPool takes wrongly.
+    step = 0.01 if operator == "MaxPool" else None
+    return Case(operator, shapes, make=make, distinct=operator == "MaxPool", step=step, label=f"somewhere{attributes}")
 
 
 def pool(operator: str, shape: Shape, kernel: list[int], **attributes: Any) -> Case:
@@ -83,6 +97,14 @@ CASES = [
     transposed(((2, 3, 4, 5), (3, 2, 2, 2)), auto_pad="VALID"),
     transposed(((2, 3, 5), (3, 2, 3), (2,)), strides=[2], output_padding=[1]),
     transposed(((2, 3, 2, 3, 2), (3, 2, 2, 3, 2), (2,)), strides=[1, 2, 2], pads=[0, 1, 0, 0, 1, 0]),
+    transposed(((2, 3, 3, 3), (3, 2, 3, 3), (2,)), wrong=True, strides=[3, 2], output_shape=[10, 8]),
+    replace(transposed(((2, 3, 4), (3, 2, 2)), dilations=[3], output_padding=[2]), runtime=False),
+    somewhere("Conv", ((2, 3, 6, 7), (4, 3, 3, 3), (4,)), pads=[1, 1, 1, 1]),
+    somewhere("Conv", ((2, 4, 8, 7), (6, 2, 3, 2)), group=2, strides=[2, 3], pads=[1, 0, 2, 1], dilations=[1, 2]),
+    somewhere("Conv", ((2, 3, 9), (4, 3, 4)), auto_pad="SAME_LOWER"),
+    somewhere("MaxPool", ((2, 3, 6, 7),), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    somewhere("AveragePool", ((2, 3, 5, 7),), kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 1]),
+    somewhere("AveragePool", ((2, 3, 9),), kernel_shape=[3], strides=[2], pads=[1, 1], count_include_pad=1),
     pool("MaxPool", (2, 3, 5, 5), [2, 2], strides=[2, 2], ceil_mode=1),
     pool("MaxPool", (2, 2, 6, 7), [3, 3], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1),
     pool("MaxPool", (2, 3, 9, 8), [3, 2], strides=[2, 1], dilations=[2, 3]),

@@ -25,6 +25,9 @@ def shape(g: GraphBuilder) -> Any:
         (lambda g: g.range(np.int64(0), g.squeeze(g.op("Shape", shape(g)), [0]), np.int64(1)), [0, 1, 2]),
         (lambda g: g.concat([g.constant([7]), g.div(g.gather(shape(g), np.array([2])), 4)], 0), [7, 2]),
         (shape, None),  # the batch may be any
+        # Two sizes that are not known may be two; those of one name are one.
+        (lambda g: g.sub(*(g.op("Shape", g.input(n, (None,))) for n in "ab")), None),
+        (lambda g: g.sub(*(g.op("Shape", g.input(n, ("batch",))) for n in "ab")), [0]),
         (lambda g: g.min(g.gather(shape(g), np.array([0])), 5), None),
         (lambda g: g.input("x", (2,)), None),
         (lambda g: g.op("RandomUniform", shape=[2], seed=1.0), None),

@@ -5,6 +5,7 @@ Exporters write axes, pads and sizes that way: Shape, Gather, Mul, Concat. Where
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from onnxmx.builder.inference import IR_VERSION, OPSET
 
 Array = np.ndarray[Any, Any]
 
-# Stand for a size that is not known. What comes out the same for all of them does not depend on it.
-_SIZES = (1, 2, 1_000_003)
+# The first size that is not known, and how much larger the next one is. What comes out the same for each of these
+# does not depend on sizes.
+_SIZES = ((1, 0), (2, 1), (1_000_003, 7_919))
 _MANY = 100
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -30,7 +32,7 @@ def numbers(x: ir.Value) -> Array | None:
     nodes = _made_of_sizes(x)
     if nodes is None:
         return None
-    values = [_run(x, nodes, size) for size in _SIZES]
+    values = [_run(x, nodes, *sizes) for sizes in _SIZES]
     first = values[0]
     same = first is not None and all(v is not None and np.array_equal(v, first) for v in values)
     return first if same else None
@@ -59,15 +61,24 @@ def _made_of_sizes(x: ir.Value) -> list[ir.Node] | None:
     return list(nodes) if visit(x) else None
 
 
-def _run(x: ir.Value, nodes: list[ir.Node], size: int) -> Array | None:
-    """`x` where every size that is not known is `size`; None where the nodes refuse it."""
+def _run(x: ir.Value, nodes: list[ir.Node], first: int, apart: int) -> Array | None:
+    """`x` where sizes that are not known are `first`, `first + apart` ...; None where the nodes refuse them."""
     import onnx.reference  # takes a while
+
+    unknown: dict[object, int] = {}
+
+    def sizes(value: ir.Value) -> list[int]:
+        found = []
+        for axis, d in enumerate(value.shape or ()):
+            key = (value, axis) if isinstance(d, int) or d.value is None else d.value  # of one name, of one size
+            found.append(d if isinstance(d, int) else first + apart * unknown.setdefault(key, len(unknown)))
+        return found
 
     constants: dict[str, onnx.TensorProto] = {}
     protos = []
     for node in nodes:
         if node.op_type in ("Shape", "Size"):
-            constants[node.outputs[0].name or ""] = onnx.numpy_helper.from_array(_sizes(node, size))
+            constants[node.outputs[0].name or ""] = onnx.numpy_helper.from_array(_said(node, sizes))
             continue
         protos.append(ir.serde.serialize_node(node))
         for v in node.inputs:
@@ -85,11 +96,11 @@ def _run(x: ir.Value, nodes: list[ir.Node], size: int) -> Array | None:
     return np.asarray(found)
 
 
-def _sizes(node: ir.Node, unknown: int) -> Array:
+def _said(node: ir.Node, sizes_of: Callable[[ir.Value], list[int]]) -> Array:
+    """What a Shape or Size node gives out."""
     (x,) = node.inputs
     assert x is not None
-    assert x.shape is not None
-    sizes = [d if isinstance(d, int) else unknown for d in x.shape]
+    sizes = sizes_of(x)
     if node.op_type == "Size":
         return np.array(np.prod(sizes), np.int64)
     end = node.attributes.get_int("end", len(sizes))

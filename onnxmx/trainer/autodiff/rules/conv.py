@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.errors import GradientError
+from onnxmx.trainer.autodiff.backward import through
 from onnxmx.trainer.autodiff.registry import gradient
+from onnxmx.trainer.autodiff.rules.taps import conv_by_taps, of_unknown_size
 from onnxmx.trainer.autodiff.shapes import rank, static
 
 
@@ -58,6 +60,8 @@ def conv(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     x, w, *bias = node.inputs
     assert x is not None
     assert w is not None
+    if of_unknown_size(x):
+        return through(g, node, [dy], functools.partial(conv_by_taps, node=node))
     group = node.attributes.get_int("group", 1)
     window = Window.of(node, x, [static(w, k) for k in range(2, rank(w))])
     db = [g.reduce_sum(dy, [0, *range(2, rank(x))], keepdims=False)] if bias else []
@@ -74,7 +78,13 @@ def conv_transpose(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     assert x is not None
     assert w is not None
     group = node.attributes.get_int("group", 1)
+    db = [g.reduce_sum(dy, [0, *range(2, rank(x))], keepdims=False)] if bias else []
     window = _transposed(node, x, [static(w, k) for k in range(2, rank(w))])
+    if min(window.start + window.end) < 0:
+        first = [max(-p, 0) for p in window.start]
+        ends = [p + d for p, d in zip(first, window.size, strict=True)]
+        dy = g.slice(dy, first, ends, list(range(2, rank(x))))
+        window = replace(window, **{k: [max(p, 0) for p in getattr(window, k)] for k in ("start", "end")})
     dx = g.conv(
         dy,
         w,
@@ -84,7 +94,6 @@ def conv_transpose(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
         pads=window.start + window.end,
         group=group,
     )
-    db = [g.reduce_sum(dy, [0, *range(2, rank(x))], keepdims=False)] if bias else []
     return dx, _dw(g, dy, w, x, window, group), *db
 
 
@@ -106,10 +115,9 @@ def _transposed(node: ir.Node, x: ir.Value, kernel: list[int]) -> Window:
         small, large = [t // 2 for t in total], [t - t // 2 for t in total]
         pads = small + large if auto == "SAME_UPPER" else large + small
     if min(pads) < 0 or any(e >= s for e, s in zip(extra, stride, strict=True)):
-        raise GradientError(
-            f"the gradient of ConvTranspose in {node.name!r} needs pads of 0 or more and less output_padding than "
-            f"stride; found pads {pads}, output_padding {extra}, strides {stride}"
-        )
+        # What lies further out than any element of x reaches is the bias alone.
+        pads, extra = pads[:n] + [q - e for q, e in zip(pads[n:], extra, strict=True)], [0] * n
+        size = [d + min(p, 0) + min(q, 0) for d, p, q in zip(size, pads[:n], pads[n:], strict=True)]
     return Window(size, kernel, stride, dilation, pads[:n], pads[n:], extra)
 
 

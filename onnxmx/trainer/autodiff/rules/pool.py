@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from typing import Any
@@ -10,16 +11,19 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.trainer.autodiff.backward import through
 from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.rules.conv import Window, transposed
+from onnxmx.trainer.autodiff.rules.taps import average_by_taps, of_unknown_size
 from onnxmx.trainer.autodiff.shapes import static
 
 
 @gradient("MaxPool")
 def max_pool(g: GraphBuilder, node: ir.Node, dy: ir.Value, *_: Any) -> Any:
     """dx = dy at the largest element of each window, else 0. Equal largest elements share dy, where windows tile."""
-    x, window = _window(node)
-    if _tiles(window):
+    x = node.inputs[0]
+    assert x is not None
+    if not of_unknown_size(x) and _tiles(window := _window(node)[1]):
         return _max_of_tiles(g, x, node.outputs[0], dy, window)
     return _max_by_index(g, x, dy, node)
 
@@ -27,6 +31,8 @@ def max_pool(g: GraphBuilder, node: ir.Node, dy: ir.Value, *_: Any) -> Any:
 @gradient("AveragePool")
 def average_pool(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = the sum of dy / n over the windows that hold the element, n the elements counted in each"""
+    if node.inputs[0] is not None and of_unknown_size(node.inputs[0]):
+        return through(g, node, [dy], functools.partial(average_by_taps, node=node))
     x, window = _window(node)
     window, counted = _counted(node, window)
     return _over_windows(g, x, g.div(dy, g.cast_like(counted.astype(np.float32), dy)), window)
