@@ -58,7 +58,7 @@ def unknown_key(where: str, key: str, keys: Mapping[str, Any]) -> UsageError:
     near = nearest(key, keys)
     return UsageError(
         f"{where} has an unknown key {key!r}",
-        mend=f"Did you mean {near!r}?" if near else f"There are: {', '.join(keys)}.",
+        mend=f"Did you mean {near!r}?" if near else f"There are: {', '.join(keys)}." if keys else "It takes none.",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,20 @@ def test_any_text_is_a_setting_or_an_error(text: str) -> None:
         override({"optimizer": "adam"}, {key: 1}, {})
     except UsageError:
         pass
+
+
+def test_what_the_docs_show(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    (shown,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "c.toml").write_text(shown)
+    config = TrainConfig.load(
+        tmp_path / "c.toml", dict(map(parse_setting, ["optimizer.lr=3e-4", "clip.1.max_norm=0.5"]))
+    )
+    update = config.make_update()
+    schedule = mx.Cosine(3e-4).warmed_up(20, kind="exponential")
+    assert update.optimizer == AdamW(schedule, groups=(mx.Group("*.bias", decay=0.0),))
+    assert update.transforms == (mx.Centralize(), mx.clip_global_norm(0.5))
+    for line in re.findall(r"^(mx\.(?!fit).*?)(?:  #.*)?$", text, re.MULTILINE):
+        assert eval(line, {"mx": mx}) is not None
+    for name in OPTIMIZERS:
+        assert name in text

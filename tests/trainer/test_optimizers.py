@@ -15,11 +15,12 @@ import pytest
 import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.ops import INT64
 from onnxmx.builder.session import open_session
 from onnxmx.errors import UsageError
-from onnxmx.trainer import losses
 from onnxmx.trainer.clipping import ClipScale, Gradients
 from onnxmx.trainer.optimizers import OPTIMIZERS
+from onnxmx.trainer.optimizers.adam import AdamRate
 from onnxmx.trainer.step import initial_state
 from tests.trainer import optimizer_oracle as oracle
 from tests.trainer.nets import feeds, run_graph
@@ -89,13 +90,15 @@ def fixed() -> mx.Model:
     return model.with_parameters({name: oracle.numbers(name, "start") for name in oracle.SHAPES})
 
 
-DIRECT = losses.Loss("direct", lambda g, output, label: g.reduce_mean(g.add(output, label), keepdims=False), False)
+def direct(output: Value, label: Value) -> Value:
+    """The output itself: its gradients are what the batch holds."""
+    return output + label
 
 
 def after_steps(optimizer: Any, clip: Any = None, steps: int = oracle.STEPS) -> dict[str, Array]:
     """The state after `steps` steps on the gradients of the oracle."""
     model = fixed()
-    step = mx.compile_step(model, loss=DIRECT, optimizer=optimizer, clip=clip, measure=[])
+    step = mx.compile_step(model, loss=direct, optimizer=optimizer, clip=clip, measure=[])
     session, state = open_session(step.data, threads=1), initial_state(model, optimizer, 0)
     names = [p["name"] for p in step.spec["outputs"] if p["name"].startswith("next.")]
     given = {name: oracle.numbers(name, "gradients") for name in oracle.SHAPES}
@@ -121,6 +124,37 @@ def test_fifty_steps(row: str) -> None:
 def test_every_optimizer_has_a_row() -> None:
     assert {type(optimizer) for optimizer, _ in ROWS.values()} == set(OPTIMIZERS.values())
     assert set(ROWS) == set(PEERS)
+
+
+@pytest.mark.parametrize("step", [0, 1, 9, 999, 10_000, 123_456, 10**6, 2**24 + 1, 2**40])
+@pytest.mark.parametrize(("beta1", "beta2"), [(0.9, 0.999), (0.5, 0.9999)])
+def test_bias_corrections_at_any_step(step: int, beta1: float, beta2: float) -> None:
+    """Those of the float32 betas that the means run with, in float64."""
+    rate, epsilon = run_graph(
+        lambda g: AdamRate(g, np.float32(0.1), g.input("step", (), INT64), beta1=beta1, beta2=beta2, epsilon=1e-8),
+        step=np.array(step),
+    )
+    b1, b2, t = float(np.float32(beta1)), float(np.float32(beta2)), step + 1
+    root = (1 - b2**t) ** 0.5
+    np.testing.assert_allclose(epsilon, 1e-8 * root, rtol=1e-5)
+    np.testing.assert_allclose(rate, 0.1 * root / (1 - b1**t), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_zero_gradients_and_a_rate_of_zero_are_finite(name: str) -> None:
+    """A dead unit has no gradient, a cosine ends at a rate of 0: nothing becomes NaN, and a rate of 0 moves nothing."""
+    model = L.Dense(3, weight_init="zeros").build(x=("batch", 2))
+    for lr in (0.1, 0.0):
+        optimizer = OPTIMIZERS[name](lr=lr)
+        step = mx.compile_step(model, loss="mean_squared_error", optimizer=optimizer)
+        state, names = initial_state(model, optimizer, 0), [p["name"] for p in step.spec["outputs"]]
+        session = open_session(step.data, threads=1)
+        for label in (0.0, 1.0, 0.0):
+            batch = {"x": np.ones((4, 2), np.float32), "label": np.full((4, 3), label, np.float32)}
+            out = dict(zip(names, session.run(names, feeds(batch, state)), strict=True))
+            state = {n.removeprefix("next."): v for n, v in out.items() if n.startswith("next.")}
+        assert all(np.isfinite(v).all() for v in state.values())
+        assert lr or all(not state[n].any() for n in model.trainable)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(folder: Path, **changes: Any) -> dict[str, Any]:
     made = {"model": f"{folder / 'net.py'}:net", "data": "digits", "threads": 2, "seed": 5, "checkpoint_s": 0.01}
+    # An average of the weights and a rate that depends on the losses so far: both are state to come back.
+    made |= {"average": "ema", "schedule": {"name": "plateau", "every": 20, "patience": 0, "factor": 0.7}}
     return made | {"epochs": EPOCHS, "batch_size": 8} | changes
 
 
@@ -312,7 +314,8 @@ SETTINGS = [
     ("epochs = ", "epochs = 1", "epochs"),
     ("clip = 1.0", "clip = 2.0", r"clip \(expected ClipGlobalNorm\(max_norm=1.0\), found .*2.0"),
     ('optimizer = "adam"', 'optimizer = "sgd"', r"optimizer \(expected Adam.*, found SGD"),
-    ('schedule = "warmup_cosine"', 'schedule = "constant"', "optimizer"),
+    ("patience = 0", "patience = 1", "optimizer"),
+    ('average = "ema"', 'average = "swa"', "average"),
     ('loss = "softmax_cross_entropy"', 'loss = "mean_squared_error"', "loss"),
     ('engine = "ort"', 'engine = "ort-training"', r"engine \(expected ort, found ort-training\)"),
 ]

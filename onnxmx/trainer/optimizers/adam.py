@@ -10,8 +10,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.builder.ops import FLOAT
-from onnxmx.trainer.optimizers.base import Optimizer, Values
+from onnxmx.trainer.optimizers.base import Optimizer, Values, correction
 from onnxmx.trainer.schedules import Rate
 
 
@@ -24,9 +23,8 @@ def AdamRate(
     The bias corrections of Adam, gathered in two scalars.   rate: float32 scalar.   step: int64 scalar.
     Source: Kingma & Ba 2015, the efficient form at the end of section 2.
     """
-    t = g.add(g.cast(step, FLOAT), 1.0)
-    root = g.sqrt(g.sub(1.0, g.pow(beta2, t)))
-    return g.div(g.mul(rate, root), g.sub(1.0, g.pow(beta1, t))), g.mul(epsilon, root)
+    root = correction(g, beta2, step, root=True)
+    return g.div(g.mul(rate, root), correction(g, beta1, step)), g.mul(epsilon, root)
 
 
 @function(outputs=("next_p", "next_m", "next_v"))

@@ -6,21 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.builder.ops import FLOAT
 from onnxmx.trainer.optimizers.adam import AdamRate
-from onnxmx.trainer.optimizers.base import Optimizer, Values
+from onnxmx.trainer.optimizers.base import Optimizer, Values, correction
 from onnxmx.trainer.schedules import Rate
 
 
 @function(outputs=("rate_t",))
 def AdamaxRate(g: GraphBuilder, rate: ir.Value, step: ir.Value, *, beta1: ir.Value) -> Value:
     """rate_t = rate / (1 - beta1^t);  t = step + 1.   rate: float32 scalar.   step: int64 scalar."""
-    t = g.add(g.cast(step, FLOAT), 1.0)
-    return g.div(rate, g.sub(1.0, g.pow(beta1, t)))
+    return g.div(rate, correction(g, beta1, step))
 
 
 @function(outputs=("next_p", "next_m", "next_u"))
@@ -76,11 +75,9 @@ def NadamRate(
     """rate_m = rate beta1 / (1 - beta1^(t + 1));  rate_g = rate (1 - beta1) / (1 - beta1^t);
     root = sqrt(1 - beta2^t);  t = step + 1.   rate: float32 scalar.   step: int64 scalar.
     """
-    t = g.add(g.cast(step, FLOAT), 1.0)
-    power = g.pow(beta1, t)
-    rate_m = g.div(g.mul(rate, beta1), g.sub(1.0, g.mul(power, beta1)))
-    rate_g = g.div(g.mul(rate, g.sub(1.0, beta1)), g.sub(1.0, power))
-    return rate_m, rate_g, g.sqrt(g.sub(1.0, g.pow(beta2, t)))
+    rate_m = g.div(g.mul(rate, beta1), correction(g, beta1, g.add(step, np.int64(1))))
+    rate_g = g.div(g.mul(rate, g.sub(1.0, beta1)), correction(g, beta1, step))
+    return rate_m, rate_g, correction(g, beta2, step, root=True)
 
 
 @function(outputs=("next_p", "next_m", "next_v"))

@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.literals import is_number
+from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import UsageError, nearest
 from onnxmx.trainer.schedules import Rate, check_rate
 
 Values = tuple[ir.Value, ...]
+DOUBLE = ir.DataType.DOUBLE
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,16 @@ def DecoupledDecay(g: GraphBuilder, p: ir.Value, rate: ir.Value, *, weight_decay
 def L2Decay(g: GraphBuilder, p: ir.Value, dp: ir.Value, *, weight_decay: ir.Value) -> Value:
     """decayed = dp + weight_decay p, the gradient of the loss plus weight_decay / 2 |p|^2.   p, dp: one shape."""
     return g.add(dp, g.mul(p, weight_decay))
+
+
+def correction(g: GraphBuilder, beta: ir.Value, step: ir.Value, *, root: bool = False) -> Value:
+    """1 - beta^(step + 1), by which a running mean that began at 0 falls short, or its root; a float32 scalar.
+
+    In float64: in float32 the first steps of a beta near 1 would be wrong by 5e-5.   step: int64 scalar.
+    """
+    t = g.cast(g.add(step, np.int64(1)), DOUBLE)
+    left = g.sub(1.0, g.pow(g.cast(beta, DOUBLE), t))
+    return g.cast(g.sqrt(left) if root else left, FLOAT)
 
 
 def scalars(**numbers: Any) -> dict[str, float]:

@@ -10,9 +10,8 @@ import onnx_ir as ir
 
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.builder.ops import FLOAT
 from onnxmx.trainer.optimizers.adam import Adam
-from onnxmx.trainer.optimizers.base import Optimizer, Values, scalars
+from onnxmx.trainer.optimizers.base import Optimizer, Values, correction, scalars
 from onnxmx.trainer.schedules import Rate
 
 
@@ -77,8 +76,7 @@ class LARS(Optimizer):
 @function(outputs=("correct_m", "correct_v"))
 def LambCorrection(g: GraphBuilder, step: ir.Value, *, beta1: ir.Value, beta2: ir.Value) -> tuple[Value, ...]:
     """correct_m = 1 / (1 - beta1^t);  correct_v = 1 / (1 - beta2^t);  t = step + 1.   step: int64 scalar."""
-    t = g.add(g.cast(step, FLOAT), 1.0)
-    return g.div(1.0, g.sub(1.0, g.pow(beta1, t))), g.div(1.0, g.sub(1.0, g.pow(beta2, t)))
+    return g.div(1.0, correction(g, beta1, step)), g.div(1.0, correction(g, beta2, step))
 
 
 @function(outputs=("next_p", "next_m", "next_v"))
