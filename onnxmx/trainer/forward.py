@@ -20,6 +20,7 @@ from onnxmx.builder.metadata import AS_INFERRED, CHECKPOINT, SOURCE
 from onnxmx.builder.model import Model
 from onnxmx.errors import GraphError
 from onnxmx.trainer.autodiff.registry import is_users_own
+from onnxmx.trainer.autodiff.rules.lstm import keeps_steps, lstm_that_keeps
 from onnxmx.trainer.autodiff.rules.recurrence import time_major
 from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout
 
@@ -35,7 +36,8 @@ class Training:
     seed, step: int64 scalars that random numbers are drawn from.
     running: by name, the next value of each running statistic met so far.
     streams: how many nodes have drawn random numbers so far.
-    rules: whether functions with a gradient rule of the user's own stay functions, until `open_called`.
+    rules: whether the gradients come from this package's rules: then functions with a rule of the user's own stay
+        functions, until `open_called`, and an LSTM keeps what its rule reads.
     home: where the nodes of the model's own graph go; those of its subgraphs go into bodies.
     """
 
@@ -273,9 +275,11 @@ def _batch_norm(
 def _recurrent(
     g: GraphBuilder, training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]
 ) -> Sequence[ir.Value]:
-    """ONNX Runtime's CPU kernels refuse a batch that comes first."""
+    """ONNX Runtime's CPU kernels refuse a batch that comes first, and its LSTM does not say what a gradient reads."""
     if node.attributes.get_int("layout", 0):
         return time_major(g, *inputs, node=node)
+    if node.op_type == "LSTM" and training.rules and keeps_steps(node):
+        return lstm_that_keeps(g, node, inputs)
     return g.copy(node, inputs)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from onnxmx.builder import random
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.scan import scan
+
+_Values = Sequence[ir.Value]
 
 
 @function(outputs=("y", "mask"))
@@ -56,3 +61,27 @@ def _normalize(
     factor = g.mul(inverse_std, g.reshape(scale, by_channel))
     y = g.add(g.mul(centered, factor), g.reshape(bias, by_channel))
     return y, *(g.reshape(v, [-1]) for v in (mean, var, inverse_std)), centered
+
+
+@function(outputs=("y", "h", "c", "cells", "i", "o", "f", "a"))
+def LSTMSteps(g: GraphBuilder, z: ir.Value, r: ir.Value, h0: ir.Value, c0: ir.Value) -> tuple[Value, ...]:
+    """One direction of an LSTM, keeping what its gradient reads, which the operator of ONNX does not give out.
+
+    h[t] = o tanh(c[t]), c[t] = f c[t-1] + i a;   i, o, f = sigmoid, a = tanh of z[t] + R h[t-1], in this order.
+
+    z: (time, batch, 4 units), W x[t] + b of every step.   r: (4 units, units).   h0, c0: (batch, units).
+    y, cells: (time, batch, units), every h[t] and c[t].   h, c: (batch, units), the last ones.
+    i, o, f, a: (time, batch, units).   Source: Gers et al. 2000.
+    """
+
+    def step(b: GraphBuilder, before: _Values, element: _Values) -> tuple[list[Value], list[Value]]:
+        h, c = before
+        parts = b.ops("Split", b.gemm(h, r, element[0], transB=1), outputs=4, axis=1, num_outputs=4)
+        i, o, f = (b.op("Sigmoid", part) for part in parts[:3])
+        a = b.op("Tanh", parts[3])
+        c = b.add(b.mul(f, c), b.mul(i, a))
+        h = b.mul(o, b.op("Tanh", c))
+        return [h, c], [h, c, i, o, f, a]
+
+    last, (y, *kept) = scan(g, step, [h0, c0], [z])
+    return y, *last, *kept

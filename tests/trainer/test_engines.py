@@ -85,6 +85,6 @@ def test_a_step_without_functions_computes_the_same(name: str) -> None:
 )
 def test_what_the_second_engine_gets_wrong_is_refused(layer: L.Layer, inputs: dict[str, Any], what: str) -> None:
     net = L.Sequential(layer, L.Dense(2))
-    flat = Differentiator("flat", FlatBuilder, gradients)
+    flat = Differentiator("flat", FlatBuilder, gradients, plain=False)
     with pytest.raises(GradientError, match=rf"(?s){what}.*--engine ort"):
         mx.compile_step(net.build(**inputs), loss="softmax_cross_entropy", optimizer=OPTIMIZER, differentiator=flat)

@@ -15,7 +15,7 @@ from onnxmx.builder.graph import DOMAIN, OPSET, GraphBuilder
 from onnxmx.builder.session import open_session
 from onnxmx.trainer.autodiff import RULES, gradients
 from onnxmx.trainer.autodiff.registry import Refusal
-from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout
+from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout, LSTMSteps
 from onnxmx.trainer.losses.ctc import CTCLoss
 from tests.trainer import (
     rows_control,
@@ -146,6 +146,10 @@ CASES = [
            make=lambda g, x, w, b: g.op("BatchNormalization", x, w, b, np.full(3, 0.3, x.dtype.numpy()),
                                         np.full(3, 1.7, x.dtype.numpy())))
       for s in ((4, 3, 5, 5), (4, 3))),
+    *(
+        Case(f"{DOMAIN}.LSTMSteps", ((4, 2, 12), (12, 3), (2, 3), (2, 3)), make=lambda g, *v, k=k: LSTMSteps(g, *v)[k])
+        for k in range(8)  # what it keeps is read by the gradient's own gradient
+    ),
     Case(
         f"{DOMAIN}.BatchNorm2D",
         ((4, 3, 2, 5), (3,), (3,)),

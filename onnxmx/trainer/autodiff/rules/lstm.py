@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
-from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.graph import DOMAIN, GraphBuilder, Value
 from onnxmx.builder.scan import scan
+from onnxmx.trainer.autodiff.backward import through
 from onnxmx.trainer.autodiff.registry import gradient
+from onnxmx.trainer.autodiff.rules.indexing import zeros
+from onnxmx.trainer.autodiff.rules.recurrence import part
 from onnxmx.trainer.autodiff.rules.recurrent import (
     CellGradient,
     Direction,
     as_rows,
     as_steps,
     carry_past_the_end,
+    flipped,
     gradient_of_output,
+    is_rare,
     one_step_earlier,
+    over_steps,
     recurrent,
 )
 from onnxmx.trainer.autodiff.shapes import static
+from onnxmx.trainer.functions import LSTMSteps
+
+MaybeValue = ir.Value | None
 
 
 @gradient("LSTM")
@@ -33,42 +44,113 @@ def lstm(g: GraphBuilder, node: ir.Node, *dys: ir.Value | None) -> Any:
     return recurrent(g, node, dys, 2, _cell)
 
 
+@gradient("LSTMSteps", domain=DOMAIN)
+def lstm_steps(
+    g: GraphBuilder, node: ir.Node, dy: MaybeValue, dh: MaybeValue, dc: MaybeValue, *dkept: MaybeValue
+) -> Any:
+    """As LSTM, from what was kept; dR = dz^T h[t-1], summed over all steps"""
+    if any(v is not None for v in dkept):  # the gradient of this gradient
+        return through(g, node, [dy, dh, dc, *dkept], LSTMSteps.trace)
+    _z, r, h0, c0 = (v for v in node.inputs if v is not None)
+    y, h, _c, cells, *gates = node.outputs
+    ends = [g.op("Sub", h, h) if v is None else v for v in (dh, dc)]
+    slopes = _slopes(g, cells, one_step_earlier(g, c0, cells), *gates)
+    (dh0, dc0), dz = _backwards(g, r, ends, [*slopes, gates[2]], [] if dy is None else [dy])
+    return dz, over_steps(g, dz, one_step_earlier(g, h0, y)), dh0, dc0
+
+
 def _cell(g: GraphBuilder, node: ir.Node, d: Direction) -> CellGradient:
-    through_h, through_z, forget = _local_derivatives(g, d)
-
-    def step(b: GraphBuilder, state: Any, element: Any) -> Any:
-        dh, dc = state
-        if d.dy is not None:
-            dh = b.add(dh, element[3])
-        dc = b.add(dc, b.mul(dh, element[0]))
-        dz = b.mul(b.concat([dc, dh, dc, dc], 1), element[1])
-        return [carry_past_the_end(b, d, b.matmul(dz, d.r), dh, element), b.mul(dc, element[2])], [dz]
-
-    sequences = [through_h, through_z, forget, *gradient_of_output(g, d)]
-    dstates, (dz,) = scan(g, step, d.dstates, sequences, reverse=True)
+    i, o, f, a, c = _again(g, d)
+    slopes = [d.only_within(g, v) for v in _slopes(g, c, one_step_earlier(g, d.states[1], c), i, o, f, a)]
+    dstates, dz = _backwards(g, d.r, d.dstates, [*slopes, d.carried(g, f)], gradient_of_output(g, d), d)
     return CellGradient(dz, dz, dstates)
 
 
-def _local_derivatives(g: GraphBuilder, d: Direction) -> tuple[Value, Value, Value]:
-    """For all steps at once: dc/dh, dz/(dc, dh, dc, dc), and the factor that takes dc one step back."""
+def _slopes(
+    g: GraphBuilder, c: ir.Value, before: ir.Value, i: ir.Value, o: ir.Value, f: ir.Value, a: ir.Value
+) -> tuple[Value, Value]:
+    """For all steps at once: dc/dh, and dz/(dc, dh, dc, dc) of the four gates."""
+    t = g.op("Tanh", c)
+
+    def sigmoid(y: ir.Value, outer: ir.Value) -> Value:
+        return g.mul(g.mul(y, g.sub(1.0, y)), outer)
+
+    parts = [sigmoid(i, a), sigmoid(o, t), sigmoid(f, before), g.mul(i, g.sub(1.0, g.mul(a, a)))]
+    return g.mul(o, g.sub(1.0, g.mul(t, t))), g.concat(parts, 2)
+
+
+def _backwards(
+    g: GraphBuilder,
+    r: ir.Value,
+    dstates: Sequence[ir.Value],
+    factors: Sequence[ir.Value],
+    outputs: Sequence[ir.Value],
+    d: Direction | None = None,
+) -> tuple[list[Value], Value]:
+    """The gradients of the states before the first step, and dz of all steps.
+
+    factors: dc/dh, dz/(dc, dh, dc, dc), and what takes dc one step back.   outputs: dy, if any, and what `d` counts.
+    """
+
+    def step(b: GraphBuilder, state: Any, element: Any) -> Any:
+        dh, dc = state
+        if d.dy is not None if d else outputs:
+            dh = b.add(dh, element[3])
+        dc = b.add(dc, b.mul(dh, element[0]))
+        dz = b.mul(b.concat([dc, dh, dc, dc], 1), element[1])
+        back = b.matmul(dz, r)
+        return [back if d is None else carry_past_the_end(b, d, back, dh, element), b.mul(dc, element[2])], [dz]
+
+    before, (dz,) = scan(g, step, dstates, [*factors, *outputs], reverse=True)
+    return before, dz
+
+
+def _again(g: GraphBuilder, d: Direction) -> tuple[Value, ...]:
+    """The gates i, o, f, a and the cell of all steps, which the operator does not give out, from its output."""
     units = static(d.r, 1)
     bias = None if d.wb is None else g.add(d.wb, d.rb)
     through_x = g.gemm(as_rows(g, d.x), d.w, bias, transB=1)
     z = as_steps(g, g.gemm(as_rows(g, d.before), d.r, through_x, transB=1), d.y)
     gates, a = g.ops("Split", z, g.constant([3 * units, units]), outputs=2, axis=2)
-    gates, a = g.op("Sigmoid", gates), g.op("Tanh", a)
-    i, o, f = g.ops("Split", gates, outputs=3, axis=2, num_outputs=3)
-    # The operator keeps no cell state but the last one.
+    a = g.op("Tanh", a)
+    i, o, f = g.ops("Split", g.op("Sigmoid", gates), outputs=3, axis=2, num_outputs=3)
     _, (c,) = scan(g, _next_cell, d.states[1:], [f, g.mul(i, a)])
-    t = g.op("Tanh", c)
-    slopes = g.mul(gates, g.sub(1.0, gates))
-    outer = g.concat([a, t, one_step_earlier(g, d.states[1], c)], 2)
-    through_z = g.concat([g.mul(outer, slopes), g.mul(i, g.sub(1.0, g.mul(a, a)))], 2)
-    through_h = g.mul(o, g.sub(1.0, g.mul(t, t)))
-    return d.only_within(g, through_h), d.only_within(g, through_z), d.carried(g, f)
+    return i, o, f, a, c
 
 
 def _next_cell(b: GraphBuilder, state: Any, element: Any) -> Any:
     """c[t] = f c[t-1] + i a"""
     c = b.add(b.mul(state[0], element[0]), element[1])
     return [c], [c]
+
+
+def keeps_steps(node: ir.Node) -> bool:
+    """Whether `lstm_that_keeps` covers a node: of the usual cell, its sequences all of one length."""
+    lengths = node.inputs[4] if len(node.inputs) > 4 else None
+    return lengths is None and not is_rare(node)
+
+
+def lstm_that_keeps(g: GraphBuilder, node: ir.Node, inputs: Sequence[MaybeValue]) -> list[Value]:
+    """Y, Y_h and Y_c of a time-major LSTM by LSTMSteps: its gradient need not compute the gates a second time.
+
+    Forward and backward take a fifth less time so (docs/performance.md).
+    """
+    x, w, r, b, _lengths, h0, c0 = [*inputs, *[None] * 4][:7]
+    assert x is not None
+    assert w is not None
+    assert r is not None
+    units, reverse = static(r, 2), node.attributes.get_string("direction", "forward") == "reverse"
+    zero = None
+    found: list[list[Value]] = []
+    for d in range(static(w, 0)):
+        xd = flipped(g, node, x) if reverse or d == 1 else x
+        wd, rd, bd, *states = (None if v is None else part(g, v, d) for v in (w, r, b, h0, c0))
+        if None in states and zero is None:
+            zero = zeros(g, g.concat([g.op("Shape", x, start=1, end=2), np.array([units])], 0), x)
+        bias = None if bd is None else g.add(*g.ops("Split", bd, outputs=2, axis=0, num_outputs=2))
+        z = as_steps(g, g.gemm(as_rows(g, xd), wd, bias, transB=1), x)
+        y, h, c, *_ = LSTMSteps(g, z, rd, *(s or zero for s in states))
+        found.append([flipped(g, node, y) if reverse or d == 1 else y, h, c])
+    ys, hs, cs = zip(*found, strict=True)
+    side_by_side = [g.concat([g.unsqueeze(v, [1]) for v in ys], 1)]
+    return [*side_by_side, *(g.concat([g.unsqueeze(v, [0]) for v in last], 0) for last in (hs, cs))]

@@ -62,7 +62,7 @@ def stepwise(g: GraphBuilder, *inputs: MaybeValue, node: ir.Node) -> tuple[Value
     zero = zeros(g, g.concat([g.op("Shape", x, start=1, end=2), np.array([units])], 0), x)
     parts: list[list[Value]] = []
     for d in range(count):
-        wd, rd, bd, pd, *states = (_part(g, v, d) for v in (w, r, b, p, h0, c0))
+        wd, rd, bd, pd, *states = (part(g, v, d) for v in (w, r, b, p, h0, c0))
         wb, rb = (None, None) if bd is None else g.ops("Split", bd, outputs=2, axis=0, num_outputs=2)
         product = g.matmul(x, g.transpose(wd, [1, 0]))
         sequences: list[ir.Value] = [product if wb is None else g.add(product, wb)]
@@ -84,7 +84,7 @@ def stepwise(g: GraphBuilder, *inputs: MaybeValue, node: ir.Node) -> tuple[Value
     return y, *(g.concat([g.unsqueeze(v, [0]) for v in states], 0) for states in lasts)
 
 
-def _part(g: GraphBuilder, v: MaybeValue, d: int) -> Any:
+def part(g: GraphBuilder, v: MaybeValue, d: int) -> Any:
     return None if v is None else g.squeeze(g.slice(v, [d], [d + 1], [0]), [0])
 
 

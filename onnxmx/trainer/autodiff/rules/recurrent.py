@@ -85,12 +85,12 @@ def recurrent(g: GraphBuilder, node: ir.Node, dys: Sequence[MaybeValue], states:
     """The gradients of a recurrent node's inputs, from those of one cell in each direction."""
     if node.attributes.get_int("layout", 0):
         return through(g, node, dys, functools.partial(time_major, node=node))
-    if _is_rare(node):
+    if is_rare(node):
         return through(g, node, dys, functools.partial(stepwise, node=node))
     directions = _directions(g, node, dys, states)
     found = [cell(g, node, d) for _, d in directions]
     dxs = [g.matmul(c.dzx, d.w) for c, (_, d) in zip(found, directions, strict=True)]
-    dx = g.sum(*(_flipped(g, node, v) if back else v for v, (back, _) in zip(dxs, directions, strict=True)))
+    dx = g.sum(*(flipped(g, node, v) if back else v for v, (back, _) in zip(dxs, directions, strict=True)))
     if (x := node.inputs[0]) is not None and x.shape is not None:
         dx.shape = ir.Shape(x.shape)
     dw = _stacked(g, [over_steps(g, c.dzx, d.x) for c, (_, d) in zip(found, directions, strict=True)])
@@ -138,7 +138,7 @@ def _directions(g: GraphBuilder, node: ir.Node, dys: Sequence[MaybeValue], state
     found = []
     for d in range(count):
         back = reverse or d == 1
-        xd, yd, dyd = (_flipped(g, node, v) if back and v is not None else v for v in (x, ys[d], dy_parts[d]))
+        xd, yd, dyd = (flipped(g, node, v) if back and v is not None else v for v in (x, ys[d], dy_parts[d]))
         assert xd is not None
         assert yd is not None
         if dyd is not None and counts is not None:
@@ -173,7 +173,7 @@ def _counts(g: GraphBuilder, x: ir.Value, lengths: ir.Value) -> Value:
     return g.unsqueeze(g.cast(within, x.dtype or FLOAT), [2])
 
 
-def _flipped(g: GraphBuilder, node: ir.Node, x: ir.Value) -> Value:
+def flipped(g: GraphBuilder, node: ir.Node, x: ir.Value) -> Value:
     """`x` (time, batch, ...) with its steps in the opposite order, each sequence within its own length."""
     lengths = node.inputs[4] if len(node.inputs) > 4 else None
     if lengths is None:
@@ -199,7 +199,7 @@ _SLOPES: dict[str, Callable[[GraphBuilder, ir.Value], Value]] = {
 }
 
 
-def _is_rare(node: ir.Node) -> bool:
+def is_rare(node: ir.Node) -> bool:
     """Whether a node has what the quick rules do not cover."""
     default = [a.lower() for a in DEFAULTS[node.op_type]]
     given = [a.lower() for a in node.attributes.get_strings("activations", ())]
