@@ -20,6 +20,11 @@ def rank(x: ir.Value) -> int:
     return len(x.shape)
 
 
+def given(node: ir.Node) -> list[ir.Value]:
+    """The inputs of a node, without those that are left out."""
+    return [x for x in node.inputs if x is not None]
+
+
 def static(x: ir.Value, axis: int) -> int:
     """The size of `x` along `axis`. Raises GradientError where it is not a number."""
     dim = x.shape[axis] if x.shape is not None else None

@@ -8,13 +8,13 @@ import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.trainer.autodiff.registry import gradient
-from onnxmx.trainer.autodiff.shapes import axes_of, rank, unbroadcast
+from onnxmx.trainer.autodiff.shapes import axes_of, given, rank, unbroadcast
 
 
 @gradient("PRelu")
 def prelu(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy where x > 0, else slope dy;  dslope = dy * min(x, 0)"""
-    x, slope = _two(node)
+    x, slope = given(node)
     positive = g.cast_like(g.greater(x, 0.0), dy)
     dx = g.mul(dy, g.add(g.mul(positive, g.sub(1.0, slope)), slope))
     return dx, unbroadcast(g, g.mul(dy, g.min(x, 0.0)), slope)
@@ -96,7 +96,7 @@ def clip(g: GraphBuilder, node: ir.Node, dy: ir.Value, *_: Any) -> Any:
 @gradient("Max", "Min")
 def extreme_of_several(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx_k = dy where x_k is y, else 0; equal ones share dy"""
-    xs = [x for x in node.inputs if x is not None]
+    xs = given(node)
     chosen = [g.cast_like(g.equal(x, node.outputs[0]), dy) for x in xs]
     share = g.div(dy, g.sum(*chosen))
     return tuple(unbroadcast(g, g.mul(share, c), x) for c, x in zip(chosen, xs, strict=True))
@@ -131,10 +131,3 @@ def _shared(g: GraphBuilder, x: ir.Value, y: ir.Value, dy: ir.Value, axes: list[
 def _between_0_and_1(g: GraphBuilder, y: ir.Value) -> Value:
     """1 where 0 < y < 1, else 0"""
     return g.cast_like(g.op("And", g.greater(y, 0.0), g.less(y, 1.0)), y)
-
-
-def _two(node: ir.Node) -> tuple[ir.Value, ir.Value]:
-    a, b = node.inputs
-    assert a is not None
-    assert b is not None
-    return a, b

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder
 from onnxmx.trainer.autodiff.registry import gradient
-from onnxmx.trainer.autodiff.shapes import rank, unbroadcast
+from onnxmx.trainer.autodiff.shapes import given, rank, unbroadcast
 
 
 @gradient("Einsum")
@@ -20,7 +20,7 @@ def einsum(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     Letters of x_k alone were summed over: dy is spread over them. A letter twice in x_k read its diagonal: dx_k is
     zero elsewhere.
     """
-    xs = [x for x in node.inputs if x is not None]
+    xs = given(node)
     terms, out = _letters(node.attributes["equation"].as_string(), [rank(x) for x in xs])
     gradients = []
     for k, (x, term) in enumerate(zip(xs, terms, strict=True)):

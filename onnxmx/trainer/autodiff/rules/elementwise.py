@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder
 from onnxmx.trainer.autodiff.registry import gradient, zero_gradient
-from onnxmx.trainer.autodiff.shapes import unbroadcast
+from onnxmx.trainer.autodiff.shapes import given, unbroadcast
 
 zero_gradient("Sign", "Floor", "Ceil", "Round", "Hardmax")
 zero_gradient("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Not", "And", "Or", "Xor", "IsInf", "IsNaN")
@@ -19,27 +19,27 @@ zero_gradient("BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor")
 @gradient("Add", "Sum")
 def add(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx_k = dy"""
-    return tuple(unbroadcast(g, dy, x) for x in _inputs(node))
+    return tuple(unbroadcast(g, dy, x) for x in given(node))
 
 
 @gradient("Sub")
 def sub(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """da = dy;  db = -dy"""
-    a, b = _inputs(node)
+    a, b = given(node)
     return unbroadcast(g, dy, a), g.neg(unbroadcast(g, dy, b))
 
 
 @gradient("Mul")
 def mul(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """da = dy * b;  db = dy * a"""
-    a, b = _inputs(node)
+    a, b = given(node)
     return unbroadcast(g, g.mul(dy, b), a), unbroadcast(g, g.mul(dy, a), b)
 
 
 @gradient("Div")
 def div(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """da = dy / b;  db = -dy * y / b, from the saved output y"""
-    a, b = _inputs(node)
+    a, b = given(node)
     da = g.div(dy, b)
     return unbroadcast(g, da, a), g.neg(unbroadcast(g, g.mul(da, node.outputs[0]), b))
 
@@ -47,7 +47,7 @@ def div(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 @gradient("Pow")
 def pow(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """da = dy * b * a^(b-1), and 0 where b = 0;  db = dy * y * log(a), and 0 where a <= 0"""
-    a, b = _inputs(node)
+    a, b = given(node)
     exponent = g.cast_like(b, a)
     lower = g.sub(exponent, 1.0)
     constant = ir.convenience.get_const_tensor(b)
@@ -61,7 +61,7 @@ def pow(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 @gradient("Mod")
 def mod(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """y = a - n b, n a whole number:  da = dy;  db = -n dy"""
-    a, b = _inputs(node)
+    a, b = given(node)
     times = g.op("Round", g.div(g.sub(a, node.outputs[0]), b))
     return unbroadcast(g, dy, a), g.neg(unbroadcast(g, g.mul(dy, times), b))
 
@@ -69,7 +69,7 @@ def mod(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 @gradient("Mean")
 def mean(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx_k = dy / n"""
-    xs = _inputs(node)
+    xs = given(node)
     share = g.div(dy, len(xs))
     return tuple(unbroadcast(g, share, x) for x in xs)
 
@@ -132,14 +132,14 @@ def identity(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 @gradient("Cast", "CastLike")
 def cast(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy in the type of x, where x is of a floating-point type"""
-    x, *_ = _inputs(node)
+    x, *_ = given(node)
     return g.cast_like(dy, x) if x.dtype is not None and x.dtype.is_floating_point() else None
 
 
 @gradient("Where")
 def where(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """da = dy where the condition holds, else 0;  db the other way round"""
-    condition, a, b = _inputs(node)
+    condition, a, b = given(node)
     return None, unbroadcast(g, g.where(condition, dy, 0.0), a), unbroadcast(g, g.where(condition, 0.0, dy), b)
 
 
@@ -153,7 +153,7 @@ def relu(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 @gradient("LeakyRelu")
 def leaky_relu(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy where x > 0, else alpha dy"""
-    (x,) = _inputs(node)
+    (x,) = given(node)
     alpha = node.attributes.get_float("alpha", 0.01)
     slope = g.add(g.mul(g.cast_like(g.greater(x, 0.0), dy), 1.0 - alpha), alpha)
     return g.mul(dy, slope)
@@ -162,7 +162,7 @@ def leaky_relu(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 @gradient("Elu")
 def elu(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy * (1 + min(y, 0)) for alpha = 1: from y = alpha (exp(x) - 1) below 0, dx = dy * (y + alpha) there"""
-    (x,) = _inputs(node)
+    (x,) = given(node)
     alpha = node.attributes.get_float("alpha", 1.0)
     return g.where(g.greater(x, 0.0), dy, g.mul(dy, g.add(node.outputs[0], alpha)))
 
@@ -190,14 +190,14 @@ def softplus(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 @gradient("Erf")
 def erf(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy * 2 / sqrt(pi) * exp(-x^2)"""
-    (x,) = _inputs(node)
+    (x,) = given(node)
     return g.mul(g.mul(dy, 2.0 / math.sqrt(math.pi)), g.exp(g.neg(g.mul(x, x))))
 
 
 @gradient("Gelu")
 def gelu(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy * (cdf(x) + x pdf(x)) of the normal distribution; or the derivative of its tanh approximation"""
-    (x,) = _inputs(node)
+    (x,) = given(node)
     square = g.mul(x, x)
     if node.attributes.get_string("approximate", "none") == "tanh":
         c, k = math.sqrt(2.0 / math.pi), 0.044715
@@ -224,8 +224,3 @@ def log_softmax(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     (y,) = node.outputs
     axis = node.attributes.get_int("axis", -1)
     return g.sub(dy, g.mul(g.exp(y), g.reduce_sum(dy, [axis])))
-
-
-def _inputs(node: ir.Node) -> list[ir.Value]:
-    """The inputs of a node none of which is optional."""
-    return [x for x in node.inputs if x is not None]

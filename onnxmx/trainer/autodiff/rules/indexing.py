@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.trainer.autodiff.constants import numbers
 from onnxmx.trainer.autodiff.registry import gradient
-from onnxmx.trainer.autodiff.shapes import array, rank, static
+from onnxmx.trainer.autodiff.shapes import array, given, rank, static
 
 _ENDLESS = np.iinfo(np.int64)
 
@@ -106,8 +106,7 @@ def _pad_back(g: GraphBuilder, x: ir.Value, dy: ir.Value, begin: dict[int, int])
 @gradient("Compress")
 def compress(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy at the places that were kept, else 0"""
-    x, condition = node.inputs
-    assert x is not None
+    x, condition = given(node)
     axis: int | None = node.attributes["axis"].as_int() % rank(x) if "axis" in node.attributes else None
     into = zeros_like(g, x) if axis is not None else zeros(g, g.reshape(g.op("Size", x), [1]), x)
     # The condition may be shorter than the axis.
@@ -130,8 +129,7 @@ def unique(g: GraphBuilder, node: ir.Node, dy: ir.Value, *_: Any) -> Any:
 @gradient("OneHot")
 def one_hot(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dvalues = (the sum of dy where it is cold, the sum where it is hot)"""
-    index, depth, values = node.inputs
-    assert values is not None
+    index, depth, values = given(node)
     axis = node.attributes.get_int("axis", -1)
     hot = g.op("OneHot", index, depth, g.cast_like(np.array([0, 1], np.float32), values), axis=axis)
     total, at_hot = (g.reduce_sum(v, keepdims=False) for v in (dy, g.mul(dy, hot)))

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.trainer.autodiff.registry import gradient
-from onnxmx.trainer.autodiff.shapes import rank, static, unbroadcast
+from onnxmx.trainer.autodiff.shapes import given, rank, static, unbroadcast
 
 
 @gradient("Gemm")
@@ -34,9 +34,7 @@ def gemm(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 @gradient("MatMul")
 def matmul(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """da = dy b^T;  db = a^T dy, over the last two axes; a vector counts as a matrix of one row (a) or column (b)"""
-    a, b = node.inputs
-    assert a is not None
-    assert b is not None
+    a, b = given(node)
     if rank(a) == 1 or rank(b) == 1:
         return _vector_matmul(g, a, b, dy)
     da = unbroadcast(g, g.matmul(dy, _transposed(g, b)), a)

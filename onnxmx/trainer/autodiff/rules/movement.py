@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.trainer.autodiff.registry import gradient, zero_gradient
 from onnxmx.trainer.autodiff.rules.indexing import places
-from onnxmx.trainer.autodiff.shapes import rank, unbroadcast
+from onnxmx.trainer.autodiff.shapes import given, rank, unbroadcast
 
 zero_gradient("Shape", "Size", "Constant", "ConstantOfShape", "EyeLike")
 
@@ -25,7 +25,7 @@ def range_(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 @gradient("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy in the shape of x"""
-    return g.reshape_like(dy, _x(node))
+    return g.reshape_like(dy, given(node)[0])
 
 
 @gradient("Transpose")
@@ -39,14 +39,13 @@ def transpose(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 @gradient("Expand")
 def expand(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = the sum of dy over the axes that were stretched"""
-    return unbroadcast(g, dy, _x(node)), None
+    return unbroadcast(g, dy, given(node)[0]), None
 
 
 @gradient("Tile")
 def tile(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = the sum of dy over the copies: dy as (copies, size) along each axis, summed over the copies"""
-    x, repeats = node.inputs
-    assert x is not None
+    x, repeats = given(node)
     pairs = g.concat([g.unsqueeze(v, [1]) for v in (repeats, g.shape_of(x))], 1)
     split = g.op("Reshape", dy, g.reshape(pairs, [-1]), allowzero=1)
     split.shape = ir.Shape([None] * (2 * rank(x)))
@@ -70,7 +69,7 @@ def reverse_sequence(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 @gradient("CenterCropPad")
 def center_crop_pad(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = dy padded where x was cut, and cut where it was padded"""
-    x = _x(node)
+    x = given(node)[0]
     axes = node.attributes.get_ints("axes", tuple(range(rank(x))))
     sizes = g.gather(g.shape_of(x), np.array([a % rank(x) for a in axes], np.int64))
     dx = g.op("CenterCropPad", dy, sizes, axes=list(axes))
@@ -82,7 +81,7 @@ def center_crop_pad(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 def concat(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx_k = the part of dy that came from x_k"""
     axis = node.attributes.get_int("axis", 0)
-    xs = [x for x in node.inputs if x is not None]
+    xs = given(node)
     if len(xs) == 1:
         return dy
     parts = g.ops("Split", dy, _sizes(g, xs, axis), outputs=len(xs), axis=axis)
@@ -98,9 +97,3 @@ def _sizes(g: GraphBuilder, xs: list[ir.Value], axis: int) -> Value:
         return g.constant([d for d in sizes if isinstance(d, int)], ir.DataType.INT64)
     axis %= max(rank(x) for x in xs)
     return g.concat([g.op("Shape", x, start=axis, end=axis + 1) for x in xs], 0)
-
-
-def _x(node: ir.Node) -> ir.Value:
-    x = node.inputs[0]
-    assert x is not None
-    return x

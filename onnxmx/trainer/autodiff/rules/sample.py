@@ -13,7 +13,7 @@ from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.trainer.autodiff.constants import Array
 from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.rules.indexing import zeros_like
-from onnxmx.trainer.autodiff.shapes import rank, static
+from onnxmx.trainer.autodiff.shapes import given, rank, static
 
 # By mode: the neighbours read, counted from the one below, and by power of the offset t the weights of each.
 _A = -0.75  # Keys 1981, eq. 4
@@ -30,9 +30,7 @@ _TAPS: dict[str, tuple[list[int], list[list[float]]]] = {
 @gradient("AffineGrid")
 def affine_grid(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """y = theta p at each place p = (coordinates, 1):  dtheta = the sum of dy p^T over all places"""
-    theta, size = node.inputs
-    assert theta is not None
-    assert size is not None
+    theta, size = given(node)
     n = static(theta, 1)
     # The grid of the identity holds the coordinates of all places.
     one = g.cast_like(np.eye(n, n + 1, dtype=np.float32)[None], theta)
@@ -48,9 +46,7 @@ def affine_grid(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 @gradient("GridSample")
 def grid_sample(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """y = the sum over neighbours of w x, w a product over axes:  dx = the sum of w dy;  dgrid = the sum of dw x dy"""
-    x, grid = node.inputs
-    assert x is not None
-    assert grid is not None
+    x, grid = given(node)
     axes, channels = rank(x) - 2, static(x, 1)
     sizes = [static(x, k + 2) for k in range(axes)]
     places = g.reshape(grid, [0, -1, axes])

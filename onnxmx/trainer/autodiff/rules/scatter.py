@@ -12,13 +12,13 @@ from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.errors import GradientError
 from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.rules.indexing import zeros_like
-from onnxmx.trainer.autodiff.shapes import rank, static
+from onnxmx.trainer.autodiff.shapes import given, rank, static
 
 
 @gradient("GatherElements")
 def gather_elements(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx[index] = the sum of the dy that were read there"""
-    x, index = _given(node)
+    x, index = given(node)
     return _added(g, zeros_like(g, x), index, dy, node.attributes.get_int("axis", 0)), None
 
 
@@ -27,14 +27,14 @@ def top_k(g: GraphBuilder, node: ir.Node, dy: ir.Value | None, _: Any = None) ->
     """dx = dy at the chosen elements, else 0"""
     if dy is None:
         return None
-    x, _k = _given(node)
+    x, _k = given(node)
     return _added(g, zeros_like(g, x), node.outputs[1], dy, node.attributes.get_int("axis", -1)), None
 
 
 @gradient("GatherND")
 def gather_nd(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx[index] = the sum of the dy that were read there, x being a table of rows"""
-    x, index = _given(node)
+    x, index = given(node)
     rows, places = _as_rows(g, x, index, node.attributes.get_int("batch_dims", 0))
     dy = g.reshape(dy, _row_shape(x, index, node))
     dx = _added(g, zeros_like(g, rows), g.expand_like(places, dy), dy, 0)
@@ -50,7 +50,7 @@ def scatter_elements(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     mul:  dx = dy * the product written there;  du = (dy x)[index] * the product of the other updates
     max, min: dy goes to x or the updates, whichever is y; equal ones share dy
     """
-    x, index, updates = _given(node)
+    x, index, updates = given(node)
     axis = node.attributes.get_int("axis", 0)
     written = _Written(g, x, index, updates, node.outputs[0], dy, axis)
     dx, du = written.gradient(node.attributes.get_string("reduction", "none"))
@@ -60,7 +60,7 @@ def scatter_elements(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 @gradient("ScatterND")
 def scatter_nd(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """As ScatterElements, x being a table of rows: ScatterND itself adds wrongly on two threads (docs/decisions.md)"""
-    x, index, updates = _given(node)
+    x, index, updates = given(node)
     rows, places = _as_rows(g, x, index, 0)
     shape = _row_shape(x, index, node)
     flat = g.reshape(updates, shape)
@@ -148,7 +148,3 @@ def _table(x: ir.Value, inner: int) -> list[int]:
     if m == 0:
         raise GradientError(f"the gradient needs {x.name!r} to have elements")
     return [-1, m]
-
-
-def _given(node: ir.Node) -> list[Any]:
-    return list(node.inputs)
