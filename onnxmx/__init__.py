@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from onnxmx.trainer.fit import resume as resume
     from onnxmx.trainer.grad import grad as grad
     from onnxmx.trainer.grad import gradients as gradients
+    from onnxmx.trainer.mixing import CutMix as CutMix
+    from onnxmx.trainer.mixing import Mixup as Mixup
     from onnxmx.trainer.optimizers import FTRL as FTRL
     from onnxmx.trainer.optimizers import LAMB as LAMB
     from onnxmx.trainer.optimizers import LARS as LARS
@@ -112,6 +114,7 @@ _NAMES = {
     "Group": "onnxmx.trainer.optimizers",
     "Input": "onnxmx.builder.model",
     "InverseSqrt": "onnxmx.trainer.schedules",
+    "CutMix": "onnxmx.trainer.mixing",
     "L1": "onnxmx.trainer.regularizers",
     "L2": "onnxmx.trainer.regularizers",
     "LAMB": "onnxmx.trainer.optimizers",
@@ -119,6 +122,7 @@ _NAMES = {
     "Linear": "onnxmx.trainer.schedules",
     "Lion": "onnxmx.trainer.optimizers",
     "MaxNorm": "onnxmx.trainer.regularizers",
+    "Mixup": "onnxmx.trainer.mixing",
     "Model": "onnxmx.builder.model",
     "Momentum": "onnxmx.trainer.optimizers",
     "MultiStep": "onnxmx.trainer.schedules",

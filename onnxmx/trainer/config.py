@@ -22,6 +22,7 @@ from onnxmx.trainer.clipping import (
     GradientNoise,
     Transform,
 )
+from onnxmx.trainer.mixing import MIXES
 from onnxmx.trainer.optimizers import OPTIMIZERS, Group, Optimizer
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.regularizers import L1, L2, MaxNorm, Regularizer
@@ -46,6 +47,7 @@ class TrainConfig:
     clip: the largest global norm of the gradients, 0 for no clipping; or a table of CLIPS, or a list of them.
     regularize: a table of REGULARIZERS, or a list of them.   average: ema or swa, or a table of one.
     micro_batches: in how many parts a step goes through its batch.
+    mix: mixup or cutmix, or a table of one.   measure: metrics beside the loss; by default that which goes with it.
     out: the run's folder.
     """
 
@@ -56,6 +58,8 @@ class TrainConfig:
     epochs: int = 3
     batch_size: int = 64
     micro_batches: int = 1
+    mix: str | dict[str, Any] | None = None
+    measure: list[Any] | None = None
     seed: int = 0
     loss: str = "softmax_cross_entropy"
     optimizer: str | dict[str, Any] = "adam"
@@ -122,6 +126,8 @@ class TrainConfig:
             epochs=self.epochs,
             batch_size=self.batch_size,
             micro_batches=self.micro_batches,
+            mix=None if self.mix is None else make("mix", self.mix, MIXES),
+            measure=self.measure,
             seed=self.seed,
             loss=self.loss,
             threads=self.threads,

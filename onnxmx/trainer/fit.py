@@ -15,6 +15,7 @@ from onnxmx.trainer.clipping import Transform
 from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.loop import Run, go_on, start
 from onnxmx.trainer.losses import LossLike
+from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Measure
 from onnxmx.trainer.optimizers import Adam, Optimizer
 from onnxmx.trainer.plan import Plan
@@ -32,6 +33,7 @@ def fit(
     epochs: int = 1,
     batch_size: int = 64,
     micro_batches: int = 1,
+    mix: Mixup | None = None,
     seed: int = 0,
     loss: LossLike = "softmax_cross_entropy",
     measure: Measure = None,
@@ -56,6 +58,7 @@ def fit(
     by the mean training loss.
     epochs: passes over the data.   batch_size: samples a step.
     micro_batches: in how many parts a step goes through its batch, to use less memory.
+    mix: of the samples of a batch, mx.Mixup or mx.CutMix.
     seed: what the order of the samples and dropout are drawn from.
     loss: what to make small: a loss of mx.losses, its name, a function (output, label) of graph values, or a mapping of
     such by the outputs that they read, whose labels have the outputs' names.
@@ -84,6 +87,7 @@ def fit(
         checkpoint_s,
         log_every,
         micro_batches=micro_batches,
+        mix=mix,
     )
     optimizer = Adam() if optimizer is None else optimizer
     _check_kinds(model, data, validation, optimizer)

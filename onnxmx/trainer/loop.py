@@ -81,6 +81,7 @@ def start(
         measure=plan.measure,
         total=len(Loader(data, plan.batch_size)) * plan.epochs,
         micro_batch=plan.micro_batch,
+        mix=plan.mix,
         labels=specs_of(data),
         differentiator=ENGINES[plan.engine].differentiator(),
     )

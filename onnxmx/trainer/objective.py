@@ -108,6 +108,21 @@ class Objective:
         together = g.concat(sums, 0) if len(sums) > 1 else sums[0]
         return g.sum(*values), {"loss": together} | found
 
+    def compute_mixed(
+        self, g: GraphBuilder, outputs: Values, labels: Values, partner: ir.Value, share: ir.Value
+    ) -> tuple[Value, dict[str, Value]]:
+        """As `compute`, where only `share` of a sample is its own and the rest that of its partner.
+
+        partner: the sample's, int64 (batch,).   share: a float32 scalar. Metrics see the sample's own label.
+        """
+        own, sums = self.compute(g, outputs, labels)
+        others = {name: g.gather(label, partner) for name, label in labels.items()}
+        other, part = self.compute(g, outputs, others)
+        loss = g.add(other, g.mul(g.sub(own, other), share))
+        shares = g.cast_like(share, sums["loss"])
+        mixed = g.add(part["loss"], g.mul(g.sub(sums["loss"], part["loss"]), shares))
+        return loss, sums | {"loss": mixed}
+
     def finish(self, g: GraphBuilder, name: str, sums: ir.Value) -> Value:
         """What added sums come to, float64: the loss, or the metric of that name."""
         if name != "loss":

@@ -12,6 +12,7 @@ from onnxmx.builder.session import check_provider, cores
 from onnxmx.errors import UsageError, unknown_name
 from onnxmx.trainer.engine import ENGINES
 from onnxmx.trainer.losses import LossLike
+from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Measure
 
 
@@ -20,6 +21,7 @@ class Plan:
     """How a run goes, besides what is compiled into its step.
 
     micro_batches: in how many parts a step goes through its batch, to use less memory.
+    mix: of the samples of a batch.
     threads: worker threads inside an operator; by default the cores that this process may use.
     engine: "ort" for stock ONNX Runtime, or "ort-training" for the retired onnxruntime-training.
     checkpoint_s: seconds between checkpoints; one is written at the end of every epoch too.
@@ -29,6 +31,7 @@ class Plan:
     epochs: int = 1
     batch_size: int = 64
     micro_batches: int = field(default=1, kw_only=True)
+    mix: Mixup | None = field(default=None, kw_only=True)
     seed: int = 0
     loss: LossLike = "softmax_cross_entropy"
     measure: Measure = None
@@ -41,6 +44,9 @@ class Plan:
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("batch_size", 1), ("micro_batches", 1), ("seed", 0), ("log_every", 1)):
             object.__setattr__(self, name, _integer(name, getattr(self, name), low))
+        if self.mix is not None and not isinstance(self.mix, Mixup):
+            mend = "For example mx.Mixup(0.2)."
+            raise UsageError(f"mix expected mx.Mixup or mx.CutMix; found {self.mix!r}", mend=mend)
         if self.batch_size % self.micro_batches:
             raise UsageError(
                 f"batch_size expected a multiple of its {self.micro_batches} micro-batches; found {self.batch_size}",

@@ -109,10 +109,15 @@ def resolve_model(name: str, data: Dataset | None = None, seed: int = 0) -> Mode
     raise unknown_name("model", name, models.MODELS)
 
 
+def _settings_of(config: TrainConfig) -> dict[str, str]:
+    plan = config.make_plan()
+    return settings(plan.loss, config.make_update(), plan.micro_batch, plan.mix)
+
+
 def _check_settings(run: RunDirectory, config: TrainConfig) -> None:
     """Raises CheckpointError where config.toml asks for another step than the one that the run was started with."""
     made = StepGraph.load(run.path).spec.get("settings", {})
-    asked = settings(config.loss, config.make_update(), config.make_plan().micro_batch) | {"engine": config.engine}
+    asked = _settings_of(config) | {"engine": config.engine}
     differ = [f"{k} (expected {made[k]}, found {v})" for k, v in asked.items() if k in made and made[k] != v]
     if differ:
         raise CheckpointError(

@@ -35,6 +35,7 @@ from onnxmx.trainer.forward import Training, copy_model, open_called
 from onnxmx.trainer.logits import as_logits, before_activations
 from onnxmx.trainer.losses import LossLike, Specs
 from onnxmx.trainer.micro import Pass, in_micro_batches
+from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Measure, Objective, outputs_of
 from onnxmx.trainer.optimizers import Optimizer
 from onnxmx.trainer.regularizers import Regularizer
@@ -105,6 +106,7 @@ def compile_step(
     measure: Measure = None,
     total: int = 1,
     micro_batch: int | None = None,
+    mix: Mixup | None = None,
     labels: Specs | None = None,
     differentiator: Differentiator | None = None,
 ) -> StepGraph:
@@ -113,6 +115,7 @@ def compile_step(
     loss: a loss, its name, a function of graph values, or losses by the output that they read.
     clip: clipping and whatever else changes gradients, one or several in their order.   regularize: likewise.
     average: of the weights, kept beside them.   micro_batch: samples at a time, to use less memory; by default all.
+    mix: mx.Mixup or mx.CutMix of the samples of a batch.
     measure: metrics beside the loss, of several losses by output; by default those that go with it.
     total: the steps of the run, for schedules that end with it.
     labels: shape and element type of the labels that a batch holds, by name; by default what the loss expects, called
@@ -135,7 +138,12 @@ def compile_step(
 
     def make(b: GraphBuilder, batch: Mapping[str, ir.Value], seed: ir.Value, running: Mapping[str, ir.Value]) -> Pass:
         training = Training(seed, states["step"], rules=maker.plain)
-        outputs = copy_model(b, model, {**parameters, **running, **batch}, training)
+        mixed = None
+        if mix is not None:
+            with b.scope("mix"):
+                mixed = mix(b, {name: batch[name] for name in model.inputs}, seed, states["step"])
+        inputs = batch if mixed is None else mixed.inputs
+        outputs = copy_model(b, model, {**parameters, **running, **inputs}, training)
         if lost := [name for name in training.running if name not in running]:
             raise GraphError(
                 f"training expected running statistics that are initializers; found {lost[0]!r}, which is computed",
@@ -143,7 +151,11 @@ def compile_step(
             )
         with b.scope("loss"):
             logits = before_activations(b, model, objective, outputs)
-            loss_value, sums = objective.compute(b, logits, batch)
+            targets = {name: batch[name] for name in objective.labels}
+            if mixed is None:
+                loss_value, sums = objective.compute(b, logits, targets)
+            else:
+                loss_value, sums = objective.compute_mixed(b, logits, targets, mixed.partner, mixed.share)
         names[:] = sums
         gradients = _gradients(maker, b, loss_value, trainable)
         return Pass([loss_value], gradients, training.running, list(sums.values()))
@@ -170,14 +182,15 @@ def compile_step(
         g.output(sums[name], f"sum.{name}")
     for name, value in states.items():
         g.output(following.get(name, value), f"next.{name}")
-    made_of = settings(loss, update, micro_batch) | {"engine": maker.name}
+    made_of = settings(loss, update, micro_batch, mix) | {"engine": maker.name}
     return _finish(g, "onnxmx training step", made_of, plain=maker.plain, average=average)
 
 
-def settings(loss: LossLike, update: Update, micro_batch: int | None) -> dict[str, str]:
+def settings(loss: LossLike, update: Update, micro_batch: int | None, mix: Mixup | None = None) -> dict[str, str]:
     """What of a run is compiled into its step, as text: `step.json` keeps it."""
-    micro = {} if micro_batch is None else {"micro_batch": str(micro_batch)}
-    return {"loss": str(losses.get(loss)), **update.settings(), **micro}
+    more = {"micro_batch": micro_batch, "mix": mix}
+    given = {name: str(value) for name, value in more.items() if value is not None}
+    return {"loss": str(losses.get(loss)), **update.settings(), **given}
 
 
 def compile_measures(model: Model, objective: Objective) -> bytes:

@@ -34,6 +34,8 @@ OTHER: dict[str, Any] = {
     "loss": "mean_squared_error",
     "out": "somewhere",
     "micro_batches": 3,
+    "mix": {"name": "cutmix", "alpha": 0.5},
+    "measure": ["mean_squared_error", "r2"],
     "optimizer": {"name": "sgd", "momentum": 0.5, "groups": [{"match": "*.bias", "lr": 2.0}]},
     "lr": 0.25,
     "schedule": "constant",
