@@ -17,6 +17,8 @@ _EVALUATE = "onnxmx.trainer.evaluate:evaluate"
 @click.argument("model")
 @data_options()
 @click.option("--split", default="test", show_default=True, help="Which part of the dataset: train or test.")
+@library_option("--loss", default_in=f"{_EVALUATE}.loss", help="By default that of the model's training.")
+@click.option("--measure", multiple=True, metavar="METRIC", help="What to measure, such as mcc; again for another.")
 @library_option("--batch-size", type=int, default_in=f"{_EVALUATE}.batch_size", help="Samples a run.")
 @library_option(
     "--threads",
@@ -30,7 +32,9 @@ _EVALUATE = "onnxmx.trainer.evaluate:evaluate"
     default_in=f"{_EVALUATE}.provider",
     help="Where to run.",
 )
-def evaluate(model: str, data: str, data_dir: str | None, split: str, **options: Any) -> Answer:
+def evaluate(
+    model: str, data: str, data_dir: str | None, split: str, measure: tuple[str, ...], **options: Any
+) -> Answer:
     """Measure a model's loss and accuracy on a dataset.
 
     MODEL is an .onnx file, quantized or not; it runs as it is. The loss is the one that it was trained with, or, in a
@@ -42,7 +46,7 @@ def evaluate(model: str, data: str, data_dir: str | None, split: str, **options:
 
     found, dataset = load(model), get_dataset(data, split, data_dir)
     started = time.perf_counter()
-    measures = library(found, dataset, **given(options))
+    measures = library(found, dataset, measure=measure or None, **given(options))
     seconds = time.perf_counter() - started
     shown = "  ".join(f"{name} {value:.4f}" for name, value in measures.items() if isinstance(value, float))
     return Result(

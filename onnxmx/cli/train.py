@@ -54,6 +54,7 @@ onnxmx train --resume runs/first"""
 @_option(
     "--average", field="average", choices_in="onnxmx.trainer.averages:AVERAGES", help="What to keep of the weights."
 )
+@_option("--mix", field="mix", choices_in="onnxmx.trainer.mixing:MIXES", help="How to mix the samples of a batch.")
 @_option("--micro-batches", field="micro_batches", type=int, help="In how many parts a step goes through its batch.")
 @click.option(
     "-s",

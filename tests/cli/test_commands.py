@@ -86,7 +86,10 @@ def test_training_has_an_option_for_every_field_of_its_configuration() -> None:
     from onnxmx.trainer.config import TrainConfig
 
     options = {p.name for p in command("train").params}
-    assert {f.name for f in fields(TrainConfig)} - {"regularize"} <= options  # tables have -s alone
+    assert {f.name for f in fields(TrainConfig)} - {
+        "regularize",
+        "measure",
+    } <= options  # tables and lists have -s alone
 
 
 def test_help_shows_the_defaults_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:

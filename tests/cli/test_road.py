@@ -45,6 +45,10 @@ def test_evaluating_gives_the_figures_of_training(trained: Trained, capsys: pyte
     assert found["loss"] == pytest.approx(best["validation_loss"], rel=1e-5)
     assert (found["samples"], found["data"], found["split"]) == (359, "digits", "test")
     assert f"accuracy {found['accuracy']:.4f}" in here(capsys, *words).out
+    others = ("--measure", "mcc", "--measure", "top_k:k=3", "--measure", "confusion_matrix", "--format", "json")
+    more = json.loads(here(capsys, *words, *others).out)
+    assert 0.8 < more["mcc"] < more["top_3"] <= 1
+    assert sum(map(sum, more["confusion_matrix"])) == 359
     assert json.loads(here(capsys, *words, "--split", "train", "--format", "json").out)["samples"] == 1438
 
 

@@ -43,7 +43,9 @@ def test_a_weighted_sum_of_losses(tmp_path: Path) -> None:
     model = mx.load(tmp_path / "r" / "last.onnx")
     assert model.metadata["onnxmx.loss"] == "digit=softmax_cross_entropy odd=sigmoid_bce:weight=0.3"
     found = mx.evaluate(model, BOTH, threads=1)
-    assert found == {k.removeprefix("validation_"): v for k, v in last.items() if k.startswith("validation_")}
+    # Weights that are constants are laid out anew, and the last bit of a sum may differ.
+    expected = {k.removeprefix("validation_"): v for k, v in last.items() if k.startswith("validation_")}
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_gradient_of_a_sum_is_the_sum() -> None:
