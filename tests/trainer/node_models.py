@@ -94,7 +94,8 @@ class Differentiated:
                 copies = g.copy(node, [values[x] for x in node.inputs], values)
                 values.update(zip(node.outputs, copies, strict=True))
                 for y, copy in zip(node.outputs, copies, strict=True):
-                    _note_shape(copy, self.shapes.get(y.name))
+                    if node.op_type != "Unique":  # whose shape changes when its inputs are moved apart
+                        _note_shape(copy, self.shapes.get(y.name))
         except OnnxmxError as error:
             raise Unfit(f"not of opset 20: {error.problem}") from error
         ys = [values[y] for y in self.model.graph.outputs]
