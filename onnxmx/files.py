@@ -35,6 +35,12 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | Iterable[bytes]) ->
             temporary.unlink()
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept for this user: $XDG_CACHE_HOME/onnxmx, by default ~/.cache/onnxmx."""
+    root = os.environ.get("XDG_CACHE_HOME")  # The specification: a relative path here is to be ignored.
+    return (Path(root) if root and Path(root).is_absolute() else Path.home() / ".cache") / "onnxmx"
+
+
 def sha256(*parts: bytes) -> str:
     """The hexadecimal SHA-256 of the parts, one after another."""
     digest = hashlib.sha256()

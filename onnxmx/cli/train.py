@@ -67,6 +67,12 @@ onnxmx train --resume runs/first"""
 @_option("--threads", field="threads", type=int, help="Worker threads; by default the cores of this machine.")
 @_option("--provider", field="provider", choices_in="onnxmx.builder.session:PROVIDERS", help="Where to run.")
 @_option("--engine", field="engine", choices_in="onnxmx.trainer.engine:ENGINES", help="Who makes and runs the step.")
+@_option(
+    "--tune",
+    field="tune",
+    choices_in="onnxmx.trainer.tune:MODES",
+    help="Measure which formulations are fastest here (full), or take what was measured before (cached).",
+)
 @_option("--checkpoint-every", field="checkpoint_s", type=float, metavar="SECONDS", help="Seconds between checkpoints.")
 def train(
     model: str | None,

@@ -72,6 +72,7 @@ class TrainConfig:
     threads: int | None = None
     provider: str = "cpu"
     engine: str = "ort"
+    tune: str = "cached"
     checkpoint_s: float = 15.0
 
     def make_optimizer(self) -> Optimizer:
@@ -133,6 +134,7 @@ class TrainConfig:
             threads=self.threads,
             provider=self.provider,
             engine=self.engine,
+            tune=self.tune,
             checkpoint_s=self.checkpoint_s,
         )
 

@@ -46,6 +46,7 @@ def fit(
     threads: int | None = None,
     provider: str = "cpu",
     engine: str = "ort",
+    tune: str = "cached",
     checkpoint_s: float = 15.0,
     log_every: int = 50,
     progress: bool = True,
@@ -70,6 +71,8 @@ def fit(
     overwrite: a run that is in that folder is deleted, and nothing else there.
     threads: worker threads inside an operator; by default the cores that this process may use.
     provider: "cpu", "cuda", or "cuda_tf32".   engine: "ort", or "ort-training" for the retired onnxruntime-training.
+    tune: "full" measures which formulation of a gradient is fastest on this machine and remembers it, "cached" takes
+    what was remembered, "off" neither.
     checkpoint_s: seconds between checkpoints; one is written at the end of every epoch too.
     log_every: steps between the lines of metrics.jsonl.   progress: whether to show it on stderr.
     Raises DataError where data and model do not fit, UsageError for an option out of its range, GradientError,
@@ -88,6 +91,7 @@ def fit(
         log_every,
         micro_batches=micro_batches,
         mix=mix,
+        tune=tune,
     )
     optimizer = Adam() if optimizer is None else optimizer
     _check_kinds(model, data, validation, optimizer)

@@ -84,6 +84,7 @@ def start(
         mix=plan.mix,
         labels=specs_of(data),
         differentiator=ENGINES[plan.engine].differentiator(),
+        tune=plan.tuner(),
     )
     state = initial_state(model, update.optimizer, plan.seed, update.average)
     # Before the first file: what cannot be trained leaves nothing behind.

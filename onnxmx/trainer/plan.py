@@ -14,6 +14,7 @@ from onnxmx.trainer.engine import ENGINES
 from onnxmx.trainer.losses import LossLike
 from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Measure
+from onnxmx.trainer.tune import MODES, Tuner
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Plan:
     micro_batches: in how many parts a step goes through its batch, to use less memory.
     mix: of the samples of a batch.
     threads: worker threads inside an operator; by default the cores that this process may use.
+    tune: "off", "cached" or "full": whether formulations of a gradient are picked by measuring (trainer/tune.py).
     engine: "ort" for stock ONNX Runtime, or "ort-training" for the retired onnxruntime-training.
     checkpoint_s: seconds between checkpoints; one is written at the end of every epoch too.
     log_every: steps between the lines of metrics.jsonl.
@@ -32,6 +34,7 @@ class Plan:
     batch_size: int = 64
     micro_batches: int = field(default=1, kw_only=True)
     mix: Mixup | None = field(default=None, kw_only=True)
+    tune: str = field(default="cached", kw_only=True)
     seed: int = 0
     loss: LossLike = "softmax_cross_entropy"
     measure: Measure = None
@@ -57,6 +60,8 @@ class Plan:
         threads = cores() if self.threads is None else self.threads
         object.__setattr__(self, "threads", _integer("threads", threads, 1))
         check_provider(self.provider)
+        if self.tune not in MODES:
+            raise unknown_name("tune", self.tune, MODES)
         if self.engine not in ENGINES:
             raise unknown_name("engine", self.engine, ENGINES)
         if self.engine == "ort-training" and self.provider != "cpu":
@@ -71,6 +76,13 @@ class Plan:
     def micro_batch(self) -> int | None:
         """Samples a micro-batch; None where the batch goes through at once."""
         return None if self.micro_batches == 1 else self.batch_size // self.micro_batches
+
+    def tuner(self) -> Tuner | None:
+        """Who picks among formulations; the second engine makes its gradients without ours."""
+        if self.engine != "ort":
+            return None
+        assert self.threads is not None
+        return Tuner(self.tune, self.micro_batch or self.batch_size, self.threads, self.provider)
 
 
 def _integer(name: str, found: Any, low: int) -> int:

@@ -29,6 +29,7 @@ from onnxmx.errors import CheckpointError, GradientError, GraphError, ShapeError
 from onnxmx.files import sha256, write_atomic
 from onnxmx.trainer import losses, state
 from onnxmx.trainer.autodiff import gradients
+from onnxmx.trainer.autodiff.choice import picking
 from onnxmx.trainer.averages import Average
 from onnxmx.trainer.clipping import Gradients, Transform
 from onnxmx.trainer.forward import Training, copy_model, open_called
@@ -39,6 +40,7 @@ from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Measure, Objective, outputs_of
 from onnxmx.trainer.optimizers import Optimizer
 from onnxmx.trainer.regularizers import Regularizer
+from onnxmx.trainer.tune import Tuner
 from onnxmx.trainer.update import Update
 
 Array = np.ndarray[Any, Any]
@@ -109,6 +111,7 @@ def compile_step(
     mix: Mixup | None = None,
     labels: Specs | None = None,
     differentiator: Differentiator | None = None,
+    tune: Tuner | None = None,
 ) -> StepGraph:
     """One training step as a graph.
 
@@ -120,7 +123,7 @@ def compile_step(
     total: the steps of the run, for schedules that end with it.
     labels: shape and element type of the labels that a batch holds, by name; by default what the loss expects, called
     "label", or, of several losses, as the output.
-    differentiator: who makes the gradients.
+    differentiator: who makes the gradients.   tune: who picks among the formulations of one gradient.
     The bytes are a function of the arguments alone, not of where this is called.
     Raises GradientError where an operator between the loss and a parameter has no rule, ShapeError where model, loss
     and label do not fit.
@@ -157,7 +160,8 @@ def compile_step(
             else:
                 loss_value, sums = objective.compute_mixed(b, logits, targets, mixed.partner, mixed.share)
         names[:] = sums
-        gradients = _gradients(maker, b, loss_value, trainable)
+        with picking(tune):
+            gradients = _gradients(maker, b, loss_value, trainable)
         return Pass([loss_value], gradients, training.running, list(sums.values()))
 
     if micro_batch is None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxmx.trainer.autodiff.choice import CHOICES
 from onnxmx.trainer.autodiff.registry import RULES, Refusal
 from tests.trainer.node_compare import FAILED, NEWER, NOT_SMOOTH, PASSED
 from tests.trainer.node_tests import Result, check_all
@@ -35,6 +36,9 @@ A rule is proved by rows of a table (`tests/trainer/test_rules.py`), each compar
 ONNX Runtime, and by the official node tests that ship with the `onnx` package (`tests/trainer/node_tests.py`): each is
 differentiated with respect to all its float inputs, and compared with central differences in float64 on onnx.reference
 where that gives the test's own outputs, in float32 on ONNX Runtime otherwise. Inputs on a kink are moved off it.
+
+**Formulations**: where there are several, a heuristic takes one, or `--tune full` measures which is fastest here
+(`onnxmx/trainer/tune.py`); each is proved by all rows of its operator (`tests/trainer/test_tune.py`).
 
 **Again**: the same rows prove that the gradient has a gradient (`tests/trainer/test_second_order.py`), on either side
 of a kink where there is one.
@@ -86,6 +90,9 @@ def _reason(result: Result) -> str:
     return f"FAILED: {why}" if result.verdict == FAILED else why
 
 
+_COLUMNS = ("operator", "status", "formula, or why not", "formulations", "again", "rows", "node tests that pass")
+
+
 def render(summary: Summary) -> str:
     """The whole page."""
     passed, failed = sum(summary.hows.values()), len(summary.exceptions)
@@ -103,10 +110,11 @@ def render(summary: Summary) -> str:
         good, total = summary.by_operator.get(name, (0, 0))
         tests = f"{good} of {total}" if total else ""
         again = EXCEPTIONS.get(name, "yes" if rows[name] else "")
-        lines.append((f"`{name}`", status, what, again, str(rows[name] or ""), tests))
+        forms = "; ".join(f"{c.of}: {', '.join(c.forms)}" for c in CHOICES if c.operator == name)
+        lines.append((f"`{name}`", status, what, forms, again, str(rows[name] or ""), tests))
     counts = Counter(line[1] for line in lines)
     said = f"{counts['rule']} have a rule, {counts['zero']} are zero, {counts['refused']} are refused.\n"
-    table = _table(("operator", "status", "formula, or why not", "again", "rows", "node tests that pass"), lines)
+    table = _table(_COLUMNS, lines)
     by_reason: defaultdict[str, list[str]] = defaultdict(list)
     for test, why in summary.exceptions.items():
         by_reason[why].append(test.removeprefix("test_"))

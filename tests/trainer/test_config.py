@@ -35,6 +35,7 @@ OTHER: dict[str, Any] = {
     "out": "somewhere",
     "micro_batches": 3,
     "mix": {"name": "cutmix", "alpha": 0.5},
+    "tune": "off",
     "measure": ["mean_squared_error", "r2"],
     "optimizer": {"name": "sgd", "momentum": 0.5, "groups": [{"match": "*.bias", "lr": 2.0}]},
     "lr": 0.25,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from onnxmx.errors import DataError
+from onnxmx.files import cache_folder
 from onnxmx.trainer.data.dataset import Array, Dataset, Preprocessing
 from onnxmx.trainer.data.idx import parse_idx, read_file
 from onnxmx.trainer.data.registry import DataDir, check_split, dataset
@@ -78,12 +79,7 @@ def _places(data_dir: DataDir) -> Iterator[Path]:
         return
     if root := os.environ.get("ONNXMX_DATA"):
         yield from (Path(root), Path(root) / "mnist")
-    yield _cache()
-
-
-def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME")  # The specification: a relative path here is to be ignored.
-    return (Path(root) if root and Path(root).is_absolute() else Path.home() / ".cache") / "onnxmx" / "mnist"
+    yield cache_folder() / "mnist"
 
 
 def _find(file: str, places: Iterator[Path]) -> Path | None:
@@ -103,7 +99,7 @@ def _locate(file: str, data_dir: DataDir) -> Path:
 
     mirrors = os.environ.get("ONNXMX_MIRROR", "").split() or MIRRORS
     urls = [f"{mirror.rstrip('/')}/{file}.gz" for mirror in mirrors]
-    return fetch(file, urls, DIGESTS[file], _cache() / f"{file}.gz", gzipped=True, max_bytes=_MAX_BYTES)
+    return fetch(file, urls, DIGESTS[file], cache_folder() / "mnist" / f"{file}.gz", gzipped=True, max_bytes=_MAX_BYTES)
 
 
 def _read(file: str, path: Path) -> Array:

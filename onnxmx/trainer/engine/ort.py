@@ -56,7 +56,7 @@ class OrtEngine:
         self.sums: dict[str, Array] = {n: v for n, v in views.items() if n.startswith("sum.")}
         # The batch may be of any size: a graph with a symbolic one runs as fast as with a number (docs/performance.md).
         lean = step.spec.get("checkpoint", False)
-        data = lower(step.data, block_size()) if self._blocks and provider == "cpu" and not lean else step.data
+        data = as_the_engine_opens(step.data, provider) if self._blocks and not lean else step.data
         self._session = self._open(data, threads=threads, provider=provider, tidy=True, lean=lean)
         self._bindings = [self._bind(0, 1), self._bind(1, 0)]
 
@@ -139,6 +139,11 @@ class OrtEngine:
                 f"the state is not that of this step graph; {len(differ)} differ: {'; '.join(differ[:5])}",
                 mend="Use the state of the model that the step was compiled from.",
             )
+
+
+def as_the_engine_opens(data: bytes, provider: str) -> bytes:
+    """A step graph in the form in which `provider` runs it fastest."""
+    return lower(data, block_size()) if provider == "cpu" else data
 
 
 def _describe(array: Array | None) -> str:

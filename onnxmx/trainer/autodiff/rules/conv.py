@@ -3,55 +3,17 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import onnx_ir as ir
 
-from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.graph import GraphBuilder
 from onnxmx.trainer.autodiff.backward import through
 from onnxmx.trainer.autodiff.registry import gradient
+from onnxmx.trainer.autodiff.rules.convolution import INPUT, Window, weight_gradient
 from onnxmx.trainer.autodiff.rules.taps import conv_by_taps, of_unknown_size
 from onnxmx.trainer.autodiff.shapes import rank, static
-
-
-@dataclass(frozen=True)
-class Window:
-    """How a kernel moves over an input: one number for each spatial axis, the defaults and `auto_pad` filled in.
-
-    rest: input elements at the end that no window reaches.
-    """
-
-    size: list[int]
-    kernel: list[int]
-    stride: list[int]
-    dilation: list[int]
-    start: list[int]
-    end: list[int]
-    rest: list[int]
-
-    @classmethod
-    def of(cls, node: ir.Node, x: ir.Value, kernel: list[int]) -> Window:
-        """Read from a convolution or pooling node. Raises GradientError where the size of `x` is unknown.
-
-        `ceil_mode` is not looked at.
-        """
-        n = len(kernel)
-        size = [static(x, k + 2) for k in range(n)]
-        stride = list(node.attributes.get_ints("strides", (1,) * n))
-        dilation = list(node.attributes.get_ints("dilations", (1,) * n))
-        span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-        auto = node.attributes.get_string("auto_pad", "NOTSET")
-        pads = list(node.attributes.get_ints("pads", (0,) * (2 * n)))
-        if auto == "VALID":
-            pads = [0] * (2 * n)
-        elif auto != "NOTSET":
-            total = [max((-(-d // s) - 1) * s + w - d, 0) for d, s, w in zip(size, stride, span, strict=True)]
-            small, large = [t // 2 for t in total], [t - t // 2 for t in total]
-            pads = small + large if auto == "SAME_UPPER" else large + small
-        start, end = pads[:n], pads[n:]
-        rest = [(d + p + q - w) % s for d, p, q, w, s in zip(size, start, end, span, stride, strict=True)]
-        return cls(size, kernel, stride, dilation, start, end, rest)
 
 
 @gradient("Conv")
@@ -65,7 +27,8 @@ def conv(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     group = node.attributes.get_int("group", 1)
     window = Window.of(node, x, [static(w, k) for k in range(2, rank(w))])
     db = [g.reduce_sum(dy, [0, *range(2, rank(x))], keepdims=False)] if bias else []
-    return transposed(g, dy, w, window, group), _dw(g, x, w, dy, window, group), *db
+    dx = INPUT(g, dy, w, window=window, group=group, default="transposed")
+    return dx, weight_gradient(g, x, w, dy, window, group), *db
 
 
 @gradient("ConvTranspose")
@@ -94,7 +57,7 @@ def conv_transpose(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
         pads=window.start + window.end,
         group=group,
     )
-    return dx, _dw(g, dy, w, x, window, group), *db
+    return dx, weight_gradient(g, dy, w, x, window, group), *db
 
 
 def _transposed(node: ir.Node, x: ir.Value, kernel: list[int]) -> Window:
@@ -119,77 +82,3 @@ def _transposed(node: ir.Node, x: ir.Value, kernel: list[int]) -> Window:
         pads, extra = pads[:n] + [q - e for q, e in zip(pads[n:], extra, strict=True)], [0] * n
         size = [d + min(p, 0) + min(q, 0) for d, p, q in zip(size, pads[:n], pads[n:], strict=True)]
     return Window(size, kernel, stride, dilation, pads[:n], pads[n:], extra)
-
-
-def transposed(g: GraphBuilder, dy: ir.Value, w: ir.Value, window: Window, group: int) -> Value:
-    """The transposed convolution of dy by W. Elements that no window reached get zero, by output_padding."""
-    return g.op(
-        "ConvTranspose",
-        dy,
-        w,
-        kernel_shape=window.kernel,
-        strides=window.stride,
-        dilations=window.dilation,
-        pads=window.start + window.end,
-        output_padding=window.rest,
-        group=group,
-    )
-
-
-def _reached(g: GraphBuilder, x: ir.Value, window: Window) -> tuple[ir.Value, Window]:
-    """The part of x that windows reach, and the window over it, which then leaves nothing over.
-
-    What they leave would make the gradient as much larger, to be thrown away.
-    """
-    if not any(window.rest):
-        return x, window
-    if max(window.kernel) == 1 and not any(window.start + window.end):
-        axes = list(range(2, 2 + len(window.size)))
-        x = g.slice(x, [0] * len(axes), window.size, axes, window.stride)
-        ones = [1] * len(axes)
-        size = [-(-d // s) for d, s in zip(window.size, window.stride, strict=True)]
-        return x, replace(window, size=size, stride=ones, rest=[0] * len(axes))
-    end = [max(e - r, 0) for e, r in zip(window.end, window.rest, strict=True)]
-    rest = [max(r - e, 0) for e, r in zip(window.end, window.rest, strict=True)]
-    return x, replace(window, end=end, rest=rest)
-
-
-def _dw(g: GraphBuilder, x: ir.Value, w: ir.Value, dy: ir.Value, window: Window, group: int) -> Value:
-    """dW as one convolution: images as channels, dy as the kernel, and the channels of x laid along the last axis.
-
-    With x as (1, group N, ..., W C) and dy as (O, N, ...), dilated by the stride (times C along the last axis), output
-    element (.., j C + c) is dW[.., c, j]. Three times faster than the convolution that swaps batch and channel, and
-    nearly twice as fast as im2col by slices (docs/performance.md).
-    """
-    x, window = _reached(g, x, window)
-    n = len(window.size)
-    channels = static(x, 1) // group
-    units = static(dy, 1)
-    # x: (N, G C, *S) -> (1, G N, *S[:-1], S[-1] C)
-    if group == 1:
-        rows = g.transpose(x, [0, *range(2, n + 2), 1])
-    else:
-        rows = g.reshape(x, [-1, group, channels, *window.size])
-        rows = g.transpose(rows, [1, 0, *range(3, n + 3), 2])
-    rows = g.reshape(rows, [1, -1, *window.size[:-1], window.size[-1] * channels])
-    # dy: (N, O, *S') -> (O, N, *S')
-    kernel = g.transpose(dy, [1, 0, *range(2, 2 + n)])
-    last = [1] * (n - 1) + [channels]
-    out = g.conv(
-        rows,
-        kernel,
-        dilations=[s * c for s, c in zip(window.stride, last, strict=True)],
-        strides=[*window.dilation[:-1], 1],
-        pads=[p * c for p, c in zip(window.start, last, strict=True)]
-        + [p * c for p, c in zip(window.end, last, strict=True)],
-        group=group,
-    )
-    # out: (1, O, K' ..., K'[-1] C), K' the kernel's extent and what the stride left over -> (O, C, *K)
-    lead = [k + r // d for k, r, d in zip(window.kernel[:-1], window.rest[:-1], window.dilation[:-1], strict=True)]
-    extent = [*lead, (window.kernel[-1] - 1) * window.dilation[-1] + 1 + window.rest[-1]]
-    out = g.reshape(out, [units, *extent, channels])
-    if extent != window.kernel:
-        axes = list(range(1, 1 + n))
-        ends = [*window.kernel[:-1], (window.kernel[-1] - 1) * window.dilation[-1] + 1]
-        out = g.slice(out, [0] * n, ends, axes, [1] * (n - 1) + [window.dilation[-1]])
-    return g.reshape_like(g.transpose(out, [0, n + 1, *range(1, n + 1)]), w)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.trainer.autodiff.backward import through
 from onnxmx.trainer.autodiff.registry import gradient
-from onnxmx.trainer.autodiff.rules.conv import Window, transposed
+from onnxmx.trainer.autodiff.rules.convolution import Window, transposed
 from onnxmx.trainer.autodiff.rules.taps import average_by_taps, of_unknown_size
 from onnxmx.trainer.autodiff.shapes import static
 
@@ -76,7 +76,7 @@ def _over_windows(g: GraphBuilder, x: ir.Value, dy: ir.Value, window: Window) ->
     """For each element of x, the sum of dy over the windows that hold it."""
     channels = static(x, 1)
     ones = np.ones((channels, 1, *window.kernel), np.float32)
-    return transposed(g, dy, g.cast_like(ones, dy), window, channels)
+    return transposed(g, dy, g.cast_like(ones, dy), window=window, group=channels)
 
 
 def _window(node: ir.Node) -> tuple[ir.Value, Window]:
