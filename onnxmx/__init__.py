@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from onnxmx.trainer.autodiff import gradient as gradient
     from onnxmx.trainer.averages import EMA as EMA
     from onnxmx.trainer.averages import SWA as SWA
+    from onnxmx.trainer.callbacks import Callback as Callback
+    from onnxmx.trainer.callbacks import EarlyStopping as EarlyStopping
+    from onnxmx.trainer.callbacks import KeepBest as KeepBest
     from onnxmx.trainer.clipping import Centralize as Centralize
     from onnxmx.trainer.clipping import GradientNoise as GradientNoise
     from onnxmx.trainer.clipping import clip_adaptive as clip_adaptive
@@ -83,6 +86,7 @@ if TYPE_CHECKING:
     from onnxmx.trainer.schedules import Step as Step
     from onnxmx.trainer.schedules import WarmupCosine as WarmupCosine
     from onnxmx.trainer.step import compile_step as compile_step
+    from onnxmx.trainer.trainer import Trainer as Trainer
 
 __version__ = "0.1.0"
 
@@ -103,11 +107,13 @@ _NAMES = {
     "AdamW": "onnxmx.trainer.optimizers",
     "Adamax": "onnxmx.trainer.optimizers",
     "ByName": "onnxmx.trainer.optimizers",
+    "Callback": "onnxmx.trainer.callbacks",
     "Centralize": "onnxmx.trainer.clipping",
     "Cosine": "onnxmx.trainer.schedules",
     "CosineRestarts": "onnxmx.trainer.schedules",
     "Cyclic": "onnxmx.trainer.schedules",
     "EMA": "onnxmx.trainer.averages",
+    "EarlyStopping": "onnxmx.trainer.callbacks",
     "Exponential": "onnxmx.trainer.schedules",
     "FTRL": "onnxmx.trainer.optimizers",
     "GradientNoise": "onnxmx.trainer.clipping",
@@ -117,6 +123,7 @@ _NAMES = {
     "CutMix": "onnxmx.trainer.mixing",
     "L1": "onnxmx.trainer.regularizers",
     "L2": "onnxmx.trainer.regularizers",
+    "KeepBest": "onnxmx.trainer.callbacks",
     "LAMB": "onnxmx.trainer.optimizers",
     "LARS": "onnxmx.trainer.optimizers",
     "Linear": "onnxmx.trainer.schedules",
@@ -137,6 +144,7 @@ _NAMES = {
     "SWA": "onnxmx.trainer.averages",
     "Signum": "onnxmx.trainer.optimizers",
     "Step": "onnxmx.trainer.schedules",
+    "Trainer": "onnxmx.trainer.trainer",
     "WarmupCosine": "onnxmx.trainer.schedules",
     "build": "onnxmx.builder.model",
     "clip_adaptive": "onnxmx.trainer.clipping",

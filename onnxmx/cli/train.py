@@ -74,6 +74,10 @@ onnxmx train --resume runs/first"""
     help="Measure which formulations are fastest here (full), or take what was measured before (cached).",
 )
 @_option("--checkpoint-every", field="checkpoint_s", type=float, metavar="SECONDS", help="Seconds between checkpoints.")
+@_option("--patience", field="patience", type=int, metavar="EPOCHS", help="End after so many without a better one.")
+@_option("--min-delta", field="min_delta", type=float, help="By how much an epoch must be better, for --patience.")
+@_option("--keep-best", field="keep_best", type=int, metavar="N", help="Keep the models of the N best epochs in best/.")
+@_option("--time-budget", field="time_budget_s", type=float, metavar="SECONDS", help="Stop after so long, saved.")
 def train(
     model: str | None,
     out: str | None,
@@ -89,7 +93,8 @@ def train(
 
     The folder holds model.onnx (the best epoch's), last.onnx, step.onnx (the training step, itself plain ONNX),
     metrics.jsonl, config.toml and checkpoints. A run that was stopped, even by kill -9, goes on with --resume;
-    so does one that Ctrl-C stopped: it ends after the step, saves and exits with 130.
+    so does one that Ctrl-C stopped: it ends after the step, saves and exits with 130; and one whose --time-budget is
+    used up, which exits with 0.
     """
     from onnxmx.trainer import run as library
     from onnxmx.trainer.config import TrainConfig
@@ -146,12 +151,16 @@ def _free_folder(config: TrainConfig, overwrite: bool) -> Path:
 
 
 def _answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> Result:
+    from onnxmx.trainer.timing import show_timing
+
     model, last = folder / "model.onnx", folder / "last.onnx"
     data = shlex.join(["--data", config.data, *(["--data-dir", config.data_dir] if config.data_dir else [])])
     file = shlex.quote(str(model))
     lines = [
+        *([f"stopped: {trained.stopped}"] if trained.stopped else []),
         f"best epoch {trained.best['epoch']} of {config.epochs}  "
         + "  ".join(f"{k} {v:.4f}" for k, v in trained.best.items() if k != "epoch"),
+        *([timing] if (timing := show_timing(trained.timing)) else []),
         f"best model {model}",
         f"last model {last}",
         "next:",
@@ -167,5 +176,7 @@ def _answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> 
         "history": trained.history,
         "best": trained.best,
         "seconds": seconds,
+        "stopped": trained.stopped,
+        "timing": trained.timing,
     }
     return Result(answer, "\n".join(lines))

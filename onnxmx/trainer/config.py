@@ -48,6 +48,7 @@ class TrainConfig:
     regularize: a table of REGULARIZERS, or a list of them.   average: ema or swa, or a table of one.
     micro_batches: in how many parts a step goes through its batch.
     mix: mixup or cutmix, or a table of one.   measure: metrics beside the loss; by default that which goes with it.
+    patience, min_delta, keep_best, time_budget_s: as in `fit`.
     out: the run's folder.
     """
 
@@ -74,6 +75,10 @@ class TrainConfig:
     engine: str = "ort"
     tune: str = "cached"
     checkpoint_s: float = 15.0
+    patience: int | None = None
+    min_delta: float = 0.0
+    keep_best: int = 0
+    time_budget_s: float | None = None
 
     def make_optimizer(self) -> Optimizer:
         """The optimizer with its schedule. Raises UsageError for unknown names and rates out of range."""
@@ -136,6 +141,10 @@ class TrainConfig:
             engine=self.engine,
             tune=self.tune,
             checkpoint_s=self.checkpoint_s,
+            patience=self.patience,
+            min_delta=self.min_delta,
+            keep_best=self.keep_best,
+            time_budget_s=self.time_budget_s,
         )
 
     def check(self) -> None:

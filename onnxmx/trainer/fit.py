@@ -11,9 +11,11 @@ from onnxmx.builder.model import Model, load
 from onnxmx.errors import CheckpointError, UsageError
 from onnxmx.trainer import losses
 from onnxmx.trainer.averages import Average
+from onnxmx.trainer.callbacks import Callback
 from onnxmx.trainer.clipping import Transform
 from onnxmx.trainer.data import Dataset
-from onnxmx.trainer.loop import Run, go_on, start
+from onnxmx.trainer.launch import go_on, start
+from onnxmx.trainer.loop import Run
 from onnxmx.trainer.losses import LossLike
 from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Measure
@@ -49,6 +51,11 @@ def fit(
     tune: str = "cached",
     checkpoint_s: float = 15.0,
     log_every: int = 50,
+    patience: int | None = None,
+    min_delta: float = 0.0,
+    keep_best: int = 0,
+    time_budget_s: float | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Run:
     """Train `model` on `data`; the model itself stays as it is.
@@ -75,23 +82,31 @@ def fit(
     what was remembered, "off" neither.
     checkpoint_s: seconds between checkpoints; one is written at the end of every epoch too.
     log_every: steps between the lines of metrics.jsonl.   progress: whether to show it on stderr.
+    patience: epochs without a better one, by more than min_delta, after which the run ends.
+    keep_best: how many of the best epochs' models to keep in `out`, besides the best one.
+    time_budget_s: seconds after which the run stops, saved so that it can go on.
+    callbacks: what else listens to the run, in this order: see mx.Callback.
     Raises DataError where data and model do not fit, UsageError for an option out of its range, GradientError,
     CheckpointError where `out` holds a run, TrainingError when the loss is not a number, StoppedError after Ctrl-C.
     """
     plan = Plan(
-        epochs,
-        batch_size,
-        seed,
-        loss,
-        measure,
-        threads,
-        provider,
-        engine,
-        checkpoint_s,
-        log_every,
+        epochs=epochs,
+        batch_size=batch_size,
         micro_batches=micro_batches,
         mix=mix,
         tune=tune,
+        seed=seed,
+        loss=loss,
+        measure=measure,
+        threads=threads,
+        provider=provider,
+        engine=engine,
+        checkpoint_s=checkpoint_s,
+        log_every=log_every,
+        patience=patience,
+        min_delta=min_delta,
+        keep_best=keep_best,
+        time_budget_s=time_budget_s,
     )
     optimizer = Adam() if optimizer is None else optimizer
     _check_kinds(model, data, validation, optimizer)
@@ -103,6 +118,7 @@ def fit(
         update=Update.of(optimizer, clip, regularize, average),
         out=out,
         overwrite=overwrite,
+        callbacks=callbacks,
         progress=progress,
     )
 
@@ -116,6 +132,8 @@ def resume(
     measure: Measure = None,
     checkpoint_s: float = 15.0,
     log_every: int = 50,
+    time_budget_s: float | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Run:
     """Go on with the run in `folder` from its newest checkpoint, to the same bytes as if it had never stopped.
@@ -125,6 +143,7 @@ def resume(
     data, validation: those that the run was started with. A run of `onnxmx train` needs no more than its folder.
     loss, measure: those that `fit` was given, where the loss was a function, or measure was given at all.
     checkpoint_s, log_every, progress: as in `fit`; log_every must be that of the run for the same metrics.jsonl.
+    time_budget_s: counted anew.   callbacks: those of the run, in their order; they go on from what they knew.
     Raises CheckpointError where there is no run, its checkpoint is damaged, another process trains there, or data or
     settings are not those of the run.
     """
@@ -139,10 +158,15 @@ def resume(
     if not run.started:
         raise CheckpointError(f"{run.path} expected a run that has started; found none", mend="Train it by fit first.")
     made = run.identity()
-    kept = {name: made[name] for name in ("epochs", "batch_size", "seed", "threads", "provider", "engine")}
+    kept = {name: made[name] for name in _KEPT if name in made}
     rules = losses.get(loss) if loss is not None else losses.kept(load(run.last).metadata.get(LOSS, ""))
-    plan = Plan(loss=rules, measure=measure, checkpoint_s=checkpoint_s, log_every=log_every, **kept)
-    return go_on(folder, data, validation, plan, progress=progress)
+    pace: dict[str, Any] = {"checkpoint_s": checkpoint_s, "log_every": log_every, "time_budget_s": time_budget_s}
+    plan = Plan(loss=rules, measure=measure, **pace, **kept)
+    return go_on(folder, data, validation, plan, callbacks=callbacks, progress=progress)
+
+
+_KEPT = ("epochs", "batch_size", "seed", "threads", "provider", "engine", "patience", "min_delta", "keep_best")
+"""What of its plan a run's identity keeps."""
 
 
 def _check_kinds(model: Any, data: Any, validation: Any, optimizer: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.session import check_provider, cores
 from onnxmx.errors import UsageError, unknown_name
+from onnxmx.trainer.callbacks import Callback, EarlyStopping, KeepBest
 from onnxmx.trainer.engine import ENGINES
 from onnxmx.trainer.losses import LossLike
 from onnxmx.trainer.mixing import Mixup
@@ -28,6 +29,9 @@ class Plan:
     engine: "ort" for stock ONNX Runtime, or "ort-training" for the retired onnxruntime-training.
     checkpoint_s: seconds between checkpoints; one is written at the end of every epoch too.
     log_every: steps between the lines of metrics.jsonl.
+    patience: epochs without a better one, by more than min_delta, after which the run ends; by default it does not.
+    keep_best: how many of the best epochs' models to keep besides the best one.
+    time_budget_s: seconds after which the run stops, saved so that it can go on; by default there is no such limit.
     """
 
     epochs: int = 1
@@ -43,9 +47,13 @@ class Plan:
     engine: str = "ort"
     checkpoint_s: float = 15.0
     log_every: int = 50
+    patience: int | None = field(default=None, kw_only=True)
+    min_delta: float = field(default=0.0, kw_only=True)
+    keep_best: int = field(default=0, kw_only=True)
+    time_budget_s: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch_size", 1), ("micro_batches", 1), ("seed", 0), ("log_every", 1)):
+        for name, low in _LEAST.items():
             object.__setattr__(self, name, _integer(name, getattr(self, name), low))
         if self.mix is not None and not isinstance(self.mix, Mixup):
             mend = "For example mx.Mixup(0.2)."
@@ -71,6 +79,19 @@ class Plan:
             )
         if not (is_number(self.checkpoint_s) and self.checkpoint_s >= 0):  # not NaN either
             raise UsageError(f"checkpoint_s expected a number of at least 0; found {self.checkpoint_s!r}")
+        if not (self.time_budget_s is None or (is_number(self.time_budget_s) and self.time_budget_s > 0)):
+            raise UsageError(f"time_budget_s expected a number of seconds above 0; found {self.time_budget_s!r}")
+        self.callbacks()  # they check patience and min_delta
+
+    def callbacks(self) -> list[Callback]:
+        """Those that the plan asks for, each run with new ones."""
+        if self.patience is None and self.min_delta:
+            raise UsageError(
+                f"min_delta expected patience; found {self.min_delta!r} without it",
+                mend="Add, for example, patience=5.",
+            )
+        stopping = [EarlyStopping(self.patience, self.min_delta)] if self.patience is not None else []
+        return [*([KeepBest(self.keep_best)] if self.keep_best else []), *stopping]
 
     @property
     def micro_batch(self) -> int | None:
@@ -83,6 +104,9 @@ class Plan:
             return None
         assert self.threads is not None
         return Tuner(self.tune, self.micro_batch or self.batch_size, self.threads, self.provider)
+
+
+_LEAST = {"epochs": 1, "batch_size": 1, "micro_batches": 1, "seed": 0, "log_every": 1, "keep_best": 0}
 
 
 def _integer(name: str, found: Any, low: int) -> int:

@@ -19,7 +19,8 @@ from onnxmx.errors import CheckpointError, ModelFileError, OnnxmxError, UsageErr
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.data import Dataset, get_dataset
 from onnxmx.trainer.engine import ENGINES
-from onnxmx.trainer.loop import Run, go_on, start
+from onnxmx.trainer.launch import go_on, start
+from onnxmx.trainer.loop import Run
 from onnxmx.trainer.run_directory import RunDirectory
 from onnxmx.trainer.step import StepGraph, settings
 from onnxmx.trainer.user_code import importable, load_function

@@ -37,6 +37,7 @@ class Position:
     epoch, batch: the next batch to train on.   sums, samples: of the measures of this epoch so far.
     best: the measures of the best epoch so far, with its number.   history: those of every epoch so far.
     log_bytes: the length of metrics.jsonl.
+    ended: why the run ended before its last epoch.   callbacks: what they must know again.
     """
 
     epoch: int = 0
@@ -46,6 +47,8 @@ class Position:
     best: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     log_bytes: int = 0
+    ended: str | None = None
+    callbacks: dict[str, Any] = field(default_factory=dict)
 
 
 class RunDirectory:
@@ -96,7 +99,15 @@ class RunDirectory:
         hand_over = (self.path / name for name in ("step.onnx", "state.safetensors", "step.json"))
         try:
             self.sweep()
-            for path in (*self.checkpoints(), self.log, self.best, self.last, *hand_over, self.config):
+            for path in (
+                *self.checkpoints(),
+                *self.path.glob("best/epoch-*.onnx"),
+                self.log,
+                self.best,
+                self.last,
+                *hand_over,
+                self.config,
+            ):
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise explain(error, self.path) from error
@@ -170,7 +181,10 @@ class RunDirectory:
         path, mend = self._newest()
         arrays, header = state.load(path, mend)
         made = header.get("identity", {})
-        differ = [f"{k} (expected {made.get(k)!r}, found {v!r})" for k, v in identity.items() if made.get(k) != v]
+        keys = dict.fromkeys([*identity, *made])
+        differ = [
+            f"{k} (expected {made.get(k)!r}, found {identity.get(k)!r})" for k in keys if made.get(k) != identity.get(k)
+        ]
         if differ:
             # Refused: another version may sum in another order, and the run would end in other bytes without a word.
             version = made.get("onnxruntime")

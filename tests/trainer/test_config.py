@@ -48,6 +48,10 @@ OTHER: dict[str, Any] = {
     "provider": "cuda",
     "engine": "ort-training",
     "checkpoint_s": 0.5,
+    "patience": 4,
+    "min_delta": 0.25,
+    "keep_best": 2,
+    "time_budget_s": 60.0,
 }
 """A value for each field that is not its default."""
 
@@ -73,6 +77,7 @@ def test_every_field_changes_the_run(field: str) -> None:
         return config.make_update(), config.make_plan()
 
     config = TrainConfig("mlp", "digits", batch_size=OTHER["batch_size"] * (2 if field == "batch_size" else 1))
+    config = dataclasses.replace(config, patience=1)  # min_delta needs it
     assert made(config) != made(dataclasses.replace(config, **{field: OTHER[field]}))
 
 

@@ -6,6 +6,7 @@ Writing a next value onto its own present one would not do: a gradient may still
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -105,9 +106,16 @@ class OrtEngine:
         """The present state as ONNX Runtime holds it; the next step but one overwrites these buffers."""
         return self._sets[self._now]
 
-    def state(self) -> dict[str, Array]:
-        """A copy of the present state."""
-        return {name: np.array(value.numpy()) for name, value in self.values.items()}
+    def state(self, *, former: bool = False) -> dict[str, Array]:
+        """A copy of the present state, or of that before the last step."""
+        values = self._sets[1 - self._now] if former else self.values
+        return {name: np.array(value.numpy()) for name, value in values.items()}
+
+    def load(self, state: dict[str, Array]) -> None:
+        """Go on from `state`. Raises CheckpointError where it is not that of this step graph."""
+        self._check_state(state)
+        for name, array in state.items():
+            self.values[name].update_inplace(np.ascontiguousarray(array).reshape(array.shape))
 
     def _open(self, data: bytes, **options: Any) -> Any:
         return open_session(data, **options)
@@ -129,14 +137,9 @@ class OrtEngine:
         return binding
 
     def _check_state(self, state: dict[str, Array]) -> None:
-        differ = [
-            f"{name} (expected {port['dtype']} {show_shape(port['shape'])}, found {_describe(state.get(name))})"
-            for name, port in self._state_inputs.items()
-            if name not in state or list(state[name].shape) != port["shape"] or state[name].dtype.name != port["dtype"]
-        ] + [f"{name} (not expected)" for name in state if name not in self._state_inputs]
-        if differ:
+        if differ := differences(self._state_inputs, state):
             raise CheckpointError(
-                f"the state is not that of this step graph; {len(differ)} differ: {'; '.join(differ[:5])}",
+                f"the state is not that of this step graph; {differ}",
                 mend="Use the state of the model that the step was compiled from.",
             )
 
@@ -144,6 +147,29 @@ class OrtEngine:
 def as_the_engine_opens(data: bytes, provider: str) -> bytes:
     """A step graph in the form in which `provider` runs it fastest."""
     return lower(data, block_size()) if provider == "cpu" else data
+
+
+def differences(expected: Mapping[str, dict[str, Any]], found: Mapping[str, Array]) -> str:
+    """Which parts of a state are not as its step graph has them, by name and shape; empty where all are.
+
+    expected: the descriptions of step.json by name.
+    """
+    altered: list[str] = []
+    missing: list[str] = []
+    for name, port in expected.items():
+        array = found.get(name)
+        if array is None or list(array.shape) != port["shape"] or array.dtype.name != port["dtype"]:
+            said = f"{name} (expected {port['dtype']} {show_shape(port['shape'])}, found {_describe(array)})"
+            (missing if array is None else altered).append(said)
+    more = [f"{name} (not expected, found {_describe(array)})" for name, array in found.items() if name not in expected]
+    kinds = [(kind, kind[:_SHOWN]) for kind in (altered, missing, more)]
+    said = "; ".join(part for _, shown in kinds for part in shown)
+    left = sum(len(kind) - len(shown) for kind, shown in kinds)
+    count = left + sum(len(shown) for _, shown in kinds)
+    return f"{count} differ: {said}" + (f"; and {left} others" if left else "") if count else ""
+
+
+_SHOWN = 4
 
 
 def _describe(array: Array | None) -> str:

@@ -1,0 +1,168 @@
+"""Beginning a run and going on with one: the step compiled, the folder claimed, the loop set going."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxmx.builder.metadata import CLASSES, LOSS, PREPROCESSING
+from onnxmx.builder.model import Model, from_bytes, load
+from onnxmx.builder.session import runtime
+from onnxmx.errors import CheckpointError
+from onnxmx.trainer import losses
+from onnxmx.trainer.callbacks import Callback
+from onnxmx.trainer.data import Dataset, Loader
+from onnxmx.trainer.engine import ENGINES
+from onnxmx.trainer.evaluate import fit_data, specs_of
+from onnxmx.trainer.loop import Loop, Run
+from onnxmx.trainer.plan import Plan
+from onnxmx.trainer.progress import Reporter, Silent, default_reporter
+from onnxmx.trainer.run_directory import Position, RunDirectory
+from onnxmx.trainer.step import StepGraph, compile_step, initial_state
+from onnxmx.trainer.trainer import Trainer
+from onnxmx.trainer.update import Update
+
+Array = np.ndarray[Any, Any]
+
+
+def start(
+    model: Model,
+    data: Dataset,
+    plan: Plan,
+    *,
+    validation: Dataset | None,
+    update: Update,
+    out: str | os.PathLike[str] | None,
+    overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> Run:
+    """Begin a run and go on to its end: what `fit` does, once its arguments are checked."""
+    folder = RunDirectory(out) if out is not None else None
+    if folder:
+        folder.claim(configured=True, overwrite=overwrite)
+    # Through bytes, as a resumed run reads it: both go on from the same graph.
+    model = from_bytes(_with_facts(model, data, plan).to_bytes())
+    data, validation = _fit_both(model, data, validation, plan)
+    step = compile_step(
+        model,
+        loss=plan.loss,
+        optimizer=update.optimizer,
+        clip=update.transforms,
+        regularize=update.regularizers,
+        average=update.average,
+        measure=plan.measure,
+        total=len(Loader(data, plan.batch_size)) * plan.epochs,
+        micro_batch=plan.micro_batch,
+        mix=plan.mix,
+        labels=specs_of(data),
+        differentiator=ENGINES[plan.engine].differentiator(),
+        tune=plan.tuner(),
+    )
+    state = initial_state(model, update.optimizer, plan.seed, update.average)
+    # Before the first file: what cannot be trained leaves nothing behind.
+    loop = _loop(model, step, state, data, validation, plan, folder, callbacks, progress)
+    if folder is None:
+        return loop.run(Position())
+    with folder.locked():
+        if overwrite:
+            folder.clear()
+        folder.claim(configured=True)  # once more: another process may have been here meanwhile
+        folder.sweep()
+        model.save(folder.last)
+        step.save(folder.path, state, {"identity": loop.identity})
+        return loop.run(Position())
+
+
+def go_on(
+    folder: str | os.PathLike[str],
+    data: Dataset,
+    validation: Dataset | None,
+    plan: Plan,
+    *,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> Run:
+    """Go on with the run in `folder` from its newest checkpoint: what `resume` does.
+
+    Raises CheckpointError where the checkpoint is damaged, another process trains here, or data or settings are not
+    those of the run.
+    """
+    run = RunDirectory(folder)
+    if not run.started:
+        raise CheckpointError(f"{run.path} expected a run that has started; found none", mend="Train it with -o first.")
+    ENGINES[plan.engine].differentiator()  # its package must be here to run the step too
+    with run.locked():
+        model, step = load(run.last), StepGraph.load(run.path)
+        data, validation = _fit_both(model, data, validation, plan)
+        state, position = run.load_checkpoint(_identity(step, data, validation, plan))
+        run.sweep()
+        run.rewind_log(position.log_bytes)
+        return _loop(model, step, state, data, validation, plan, run, callbacks, progress).run(position)
+
+
+def _loop(
+    model: Model,
+    step: StepGraph,
+    state: dict[str, Array],
+    data: Dataset,
+    validation: Dataset | None,
+    plan: Plan,
+    folder: RunDirectory | None,
+    callbacks: Sequence[Callback],
+    progress: bool,
+) -> Loop:
+    trainer = Trainer.of(
+        model,
+        step,
+        state,
+        loss=plan.loss,
+        measure=plan.measure,
+        threads=plan.threads,
+        provider=plan.provider,
+        engine=plan.engine,
+    )
+    identity = _identity(step, data, validation, plan)
+    reporter: Reporter = default_reporter() if progress else Silent()
+    return Loop(trainer, data, validation, plan, identity, folder, [*plan.callbacks(), *callbacks], reporter)
+
+
+def _with_facts(model: Model, data: Dataset, plan: Plan) -> Model:
+    """A copy of the model that says what its classes are and how its input is prepared."""
+    copy = model.with_parameters({})
+    copy.metadata[LOSS] = str(losses.get(plan.loss))
+    copy.metadata[PREPROCESSING] = json.dumps(data.preprocessing.to_dict())
+    copy.metadata.pop(CLASSES, None)  # those of what the model learned before
+    if data.classes is not None:
+        copy.metadata[CLASSES] = json.dumps(list(data.classes))
+    return copy
+
+
+def _fit_both(model: Model, data: Dataset, validation: Dataset | None, plan: Plan) -> tuple[Dataset, Dataset | None]:
+    return fit_data(model, data, plan.loss), None if validation is None else fit_data(model, validation, plan.loss)
+
+
+def _identity(step: StepGraph, data: Dataset, validation: Dataset | None, plan: Plan) -> dict[str, Any]:
+    """What a run and its continuation must share to end in the same bytes."""
+    return {
+        "step_digest": step.spec["digest"],
+        "data": data.name,
+        "data_digest": data.digest(),
+        "validation_digest": validation.digest() if validation is not None else None,
+        "epochs": plan.epochs,
+        "seed": plan.seed,
+        "batch_size": plan.batch_size,
+        "threads": plan.threads,
+        "provider": plan.provider,
+        "engine": plan.engine,
+        **{name: value for name in _STOPPING if (value := getattr(plan, name))},
+        "onnxruntime": runtime().__version__,
+    }
+
+
+_STOPPING = ("patience", "min_delta", "keep_best")
+"""What chooses when a run ends and which models stay, where it is not left out."""

@@ -1,0 +1,182 @@
+"""A training step to call by hand: what `fit` calls for each batch, without its loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxmx.builder.metadata import LOSS
+from onnxmx.builder.model import Model
+from onnxmx.builder.session import cores
+from onnxmx.trainer import losses, state
+from onnxmx.trainer.averages import Average
+from onnxmx.trainer.clipping import Transform
+from onnxmx.trainer.data import Dataset
+from onnxmx.trainer.engine import ENGINES, OrtEngine
+from onnxmx.trainer.evaluate import Evaluator, fit_data
+from onnxmx.trainer.losses import LossLike, Specs
+from onnxmx.trainer.mixing import Mixup
+from onnxmx.trainer.objective import Measure
+from onnxmx.trainer.optimizers import Adam, Optimizer
+from onnxmx.trainer.regularizers import Regularizer
+from onnxmx.trainer.step import StepGraph, compile_step, initial_state
+from onnxmx.trainer.update import Update
+
+Array = np.ndarray[Any, Any]
+
+
+class Trainer:
+    """A model, its compiled training step, and the state that the step moves.
+
+        trainer = mx.Trainer(model, optimizer=mx.Adam(1e-3), clip=mx.clip_global_norm(1.0))
+        for x, y in batches:
+            measured = trainer.step({"x": x, "label": y})
+        trainer.model.save("net.onnx")
+
+    loss, measure, optimizer, clip, regularize, average, micro_batch, mix, labels: as in `compile_step`; Adam is the
+    optimizer by default.
+    total: the updates that there will be, for schedules that end with them.   seed: what dropout is drawn from.
+    threads, provider, engine: as in `fit`.
+    Raises what `compile_step` raises.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        loss: LossLike = "softmax_cross_entropy",
+        measure: Measure = None,
+        optimizer: Optimizer | None = None,
+        clip: Transform | Sequence[Transform] | None = None,
+        regularize: Regularizer | Sequence[Regularizer] | None = None,
+        average: Average | None = None,
+        micro_batch: int | None = None,
+        mix: Mixup | None = None,
+        labels: Specs | None = None,
+        total: int = 1,
+        seed: int = 0,
+        threads: int | None = None,
+        provider: str = "cpu",
+        engine: str = "ort",
+    ) -> None:
+        update = Update.of(Adam() if optimizer is None else optimizer, clip, regularize, average)
+        step = compile_step(
+            model,
+            loss=loss,
+            measure=measure,
+            optimizer=update.optimizer,
+            clip=update.transforms,
+            regularize=update.regularizers,
+            average=update.average,
+            micro_batch=micro_batch,
+            mix=mix,
+            labels=labels,
+            total=total,
+            differentiator=ENGINES[engine].differentiator(),
+        )
+        start = initial_state(model, update.optimizer, seed, update.average)
+        model = model.with_parameters({})
+        model.metadata[LOSS] = str(losses.get(loss))
+        self._hold(model, step, start, loss, measure, threads, provider, engine)
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        step: StepGraph,
+        state: dict[str, Array],
+        *,
+        loss: LossLike,
+        measure: Measure = None,
+        threads: int | None = None,
+        provider: str = "cpu",
+        engine: str = "ort",
+    ) -> Trainer:
+        """One for a step that is compiled already, which goes on from `state`.
+
+        Raises CheckpointError where the state is not that of the step.
+        """
+        trainer = cls.__new__(cls)
+        trainer._hold(model, step, state, loss, measure, threads, provider, engine)
+        return trainer
+
+    def _hold(
+        self,
+        model: Model,
+        step: StepGraph,
+        state: dict[str, Array],
+        loss: LossLike,
+        measure: Measure,
+        threads: int | None,
+        provider: str,
+        engine: str,
+    ) -> None:
+        self._model, self._loss, self._measure = model, loss, measure
+        self._threads, self._provider = threads or cores(), provider
+        self.graph = step
+        self.engine: OrtEngine = ENGINES[engine].run(step, state, threads=self._threads, provider=provider)
+        # By parameter, the part of the state that a model file holds: an average of it, where there is one to use.
+        prefix = step.spec.get("average")
+        averages = {name: f"{prefix}.{name}" for name in model.parameters()} if prefix else {}
+        self._weights = {name: averages[name] if averages.get(name) in state else name for name in model.parameters()}
+        self._evaluator: Evaluator | None = None
+
+    def step(self, batch: dict[str, Array]) -> dict[str, float]:
+        """One update.
+
+        batch: an array for each input and label, samples first, in the types that the step takes.
+        Returns loss, metrics that are one number, grad_norm before clipping, and lr.
+        Raises DataError where the batch does not fit.
+        """
+        return self.engine.step(batch)
+
+    @property
+    def updates(self) -> int:
+        """Updates done so far."""
+        return int(self.engine.values["step"].numpy())
+
+    @property
+    def model(self) -> Model:
+        """A copy of the model as it is now; of its averaged weights where an average is to be used."""
+        values = self.engine.values
+        return self._model.with_parameters(
+            {name: np.array(values[kept].numpy()) for name, kept in self._weights.items()}
+        )
+
+    def evaluate(self, data: Dataset, batch_size: int = 256) -> dict[str, Any]:
+        """Loss and metrics of the model as it is now over all of `data`, in inference form.
+
+        Raises DataError where the data does not fit.
+        """
+        data = fit_data(self._model, data, self._loss)
+        self.prepare_evaluation(data)
+        return self.validate(data, batch_size)
+
+    def validate(self, data: Dataset, batch_size: int) -> dict[str, Any]:
+        """`evaluate` for data that is known to fit, and prepared."""
+        assert self._evaluator is not None
+        weights = {name: self.engine.values[kept] for name, kept in self._weights.items()}
+        return self._evaluator.run(data, batch_size, weights)
+
+    def prepare_evaluation(self, data: Dataset) -> None:
+        """Open what evaluates such data, so that what cannot be evaluated is found before the training."""
+        if self._evaluator is None:
+            options: dict[str, Any] = {"threads": self._threads, "provider": self._provider, "live": True}
+            self._evaluator = Evaluator(self._model, data, loss=self._loss, measure=self._measure, **options)
+
+    def save(self, path: str | os.PathLike[str], header: Mapping[str, Any] | None = None) -> None:
+        """Write the whole state, parameters, slots, averages and the step, as safetensors, with `header` in it."""
+        state.save(Path(path), self.engine.state(), dict(header or {}))
+
+    def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Go on from a state that `save` wrote; returns its header.
+
+        Raises CheckpointError where it is damaged, or that of another model: it names the parts that differ.
+        """
+        arrays, header = state.load(Path(path))
+        self.engine.load(arrays)
+        return header

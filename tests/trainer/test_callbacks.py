@@ -1,0 +1,237 @@
+"""What listens to a run, what ends it early, and the step by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnxmx as mx
+from onnxmx.errors import CheckpointError, DataError, UsageError
+from onnxmx.trainer.data import Loader
+from onnxmx.trainer.loop import Loop, Run
+from tests.trainer.nets import blob_net, blobs
+from tests.trainer.test_loop import counter_run, state_of
+
+TRAIN, TEST = blobs(90), blobs(31, seed=1)
+QUICK: dict[str, Any] = {"epochs": 3, "batch_size": 16, "progress": False, "threads": 1}
+
+
+# --- a step by hand
+def test_steps_by_hand_are_those_of_fit() -> None:
+    """The same batches in the same order: the same bits."""
+    model = blob_net(0.3)
+    done = mx.fit(model, TRAIN, validation=TEST, optimizer=mx.Adam(0.01), seed=3, **QUICK)
+    trainer = mx.Trainer(model, optimizer=mx.Adam(0.01), seed=3, threads=1)
+    loader = Loader(TRAIN, 16, seed=3)
+    for epoch in range(3):
+        for _, batch in loader.epoch(epoch):
+            measured = trainer.step(batch)
+    assert set(measured) == {"loss", "accuracy", "grad_norm", "lr"}
+    assert trainer.updates == 18
+    for name, array in trainer.model.parameters().items():
+        np.testing.assert_array_equal(array, done.last.parameters()[name])
+    found = {f"validation_{name}": value for name, value in trainer.evaluate(TEST).items()}
+    assert found == {name: value for name, value in done.history[-1].items() if name in found}
+    assert trainer.model.metadata["onnxmx.loss"] == "softmax_cross_entropy"
+
+
+def test_a_trainer_goes_on_from_what_it_saved(tmp_path: Path) -> None:
+    batches = [batch for _, batch in Loader(TRAIN, 16).epoch(0)]
+    trainer = mx.Trainer(blob_net(0.3), threads=1)
+    trainer.step(batches[0])
+    trainer.save(tmp_path / "s.safetensors", {"note": 1})
+    expected = [trainer.step(batch) for batch in batches[1:]]
+    other = mx.Trainer(blob_net(0.3), threads=1)
+    other.step(batches[3])
+    assert other.load(tmp_path / "s.safetensors") == {"note": 1}
+    assert [other.step(batch) for batch in batches[1:]] == expected
+
+
+def test_the_state_of_another_model_is_named_part_by_part(tmp_path: Path) -> None:
+    trainer = mx.Trainer(blob_net(), threads=1)
+    trainer.save(tmp_path / "s.safetensors")
+    before = trainer.model.to_bytes()
+    other = mx.Trainer(mx.layers.Dense(3).build(x=("batch", 4)), threads=1)
+    with pytest.raises(CheckpointError, match=r"differ: weight \(expected float32 \(4, 3\), found none\)") as caught:
+        other.load(tmp_path / "s.safetensors")
+    assert "0.weight (not expected, found float32 (4, 8))" in str(caught.value)
+    assert trainer.model.to_bytes() == before
+
+
+def test_a_batch_that_does_not_fit() -> None:
+    with pytest.raises(DataError, match=r"found x float64 \(2, 4\), label int64 \(2,\)"):
+        mx.Trainer(blob_net(), threads=1).step({"x": np.zeros((2, 4)), "label": np.zeros(2, np.int64)})
+
+
+# --- moments
+class Notes(mx.Callback):
+    """Writes down each moment."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+
+    def begin(self, loop: Loop) -> None:
+        self.seen.append(("begin", loop.steps, loop.folder))
+
+    def step(self, loop: Loop, measured: Mapping[str, float]) -> None:
+        assert set(measured) == {"loss", "accuracy", "grad_norm", "lr"}
+        self.seen.append(("step", loop.position.epoch, loop.position.batch))
+
+    def log(self, loop: Loop, line: Mapping[str, Any]) -> None:
+        self.seen.append(("log", line["epoch"], line.get("batch")))
+
+    def epoch(self, loop: Loop, measures: Mapping[str, Any]) -> None:
+        assert measures is loop.position.history[-1]
+        self.seen.append(("epoch", measures["epoch"], loop.trainer.updates))
+
+    def end(self, loop: Loop) -> None:
+        self.seen.append(("end", loop.steps))
+
+
+def test_moments_in_their_order() -> None:
+    notes = Notes()
+    mx.fit(blob_net(), TRAIN, callbacks=[notes], log_every=4, **QUICK | {"epochs": 2})
+    expected: list[tuple[Any, ...]] = [("begin", 0, None)]
+    for epoch in range(2):
+        for batch in range(1, 7):
+            expected += [("log", epoch + 1, 4)] if batch == 4 else []
+            expected.append(("step", epoch, batch))
+        expected += [("log", epoch + 1, None), ("epoch", epoch + 1, 6 * (epoch + 1))]
+    assert notes.seen == [*expected, ("end", 12)]
+
+
+class Counter(mx.Callback):
+    """Counts steps, and stops the run at one of them."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.steps = at, 0
+
+    def step(self, loop: Loop, measured: Mapping[str, float]) -> None:
+        self.steps += 1
+        if self.steps == self.at:
+            loop.stop("counted enough")
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+
+
+@pytest.mark.parametrize("at", [2, 6, 9, 18])
+def test_a_run_that_was_stopped_in_a_step_goes_on_to_the_same_bytes(tmp_path: Path, at: int) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options: dict[str, Any] = {"validation": TEST, "optimizer": mx.Adam(0.05), **QUICK}
+    mx.fit(blob_net(0.2), TRAIN, out=whole, callbacks=[Counter(0)], **options)
+    first = mx.fit(blob_net(0.2), TRAIN, out=cut, callbacks=[Counter(at)], **options)
+    assert first.stopped == "counted enough"
+    assert first.best["epoch"] <= at // 6 + 1
+    assert "validation_loss" in first.best
+    assert first.model.to_bytes() == (cut / "model.onnx").read_bytes()
+    assert json.loads(first.last.metadata["onnxmx.provenance"])["steps"] == at
+    with pytest.raises(CheckpointError, match="expected the callback Counter in place 0; found Notes"):
+        mx.resume(cut, TRAIN, validation=TEST, callbacks=[Notes()], progress=False)
+    second = mx.resume(cut, TRAIN, validation=TEST, callbacks=[counter := Counter(0)], progress=False)
+    assert (counter.steps, second.stopped, len(second.history)) == (18, None, 3)
+    names = ("last.onnx", "model.onnx", "metrics.jsonl", "checkpoints/step-18.safetensors")
+    assert [(cut / name).read_bytes() for name in names] == [(whole / name).read_bytes() for name in names]
+
+
+# --- what ends a run early
+@pytest.mark.parametrize(
+    ("values", "patience", "min_delta", "epochs", "best"),
+    [
+        ([0.1, 0.5, 0.4, 0.3, 0.9], 2, 0.0, 4, 2),
+        ([0.1, 0.5, 0.4, 0.6, 0.9], 2, 0.0, 5, 5),  # just in time
+        ([0.1, 0.2, 0.3, 0.4, 0.5], 2, 0.15, 5, 5),  # 0.3 and 0.5 are far enough above the last one that was
+        ([0.1, 0.2, 0.2, 0.2, 0.9], 2, 0.15, 3, 2),  # slow; the best by any amount is kept all the same
+        ([0.5, 0.5, 0.5], 1, 0.0, 2, 1),  # equal is not better
+        ([math.nan, math.nan, 0.1], 2, 0.0, 2, 2),
+        ([math.nan, 0.1, math.nan, math.nan], 2, 0.0, 4, 2),
+    ],
+)
+def test_early_stopping(values: list[float], patience: int, min_delta: float, epochs: int, best: int) -> None:
+    run: Run = counter_run(values, True, validation=True, patience=patience, min_delta=min_delta)
+    assert len(run.history) == epochs
+    assert run.model.parameters()["w"] == best
+    ended = epochs < len(values) or epochs == 4
+    assert run.stopped == (f"validation_score has not become better for {patience} epochs" if ended else None)
+
+
+def test_early_stopping_by_a_measure_of_ones_choice() -> None:
+    """The loss falls for ever; as if more of it were better, it stops."""
+    run = counter_run([0.1] * 6, True, validation=False, callbacks=[mx.EarlyStopping(2, monitor="loss", larger=True)])
+    assert (len(run.history), run.stopped) == (3, "loss has not become better for 2 epochs")
+    with pytest.raises(UsageError, match=r"no measure named 'lost'\n  Did you mean 'loss'"):
+        counter_run([0.1] * 6, True, validation=False, callbacks=[mx.EarlyStopping(2, monitor="lost")])
+
+
+def test_a_resumed_run_waits_no_longer(tmp_path: Path) -> None:
+    """Stopped in each epoch in turn, it ends with the same bytes, and stays as it is once it has ended."""
+    options: dict[str, Any] = {"validation": TEST, "optimizer": mx.SGD(lr=0.0), "patience": 2, **QUICK | {"epochs": 9}}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    mx.fit(blob_net(), TRAIN, out=whole, callbacks=[Counter(0)], **options)
+    mx.fit(blob_net(), TRAIN, out=cut, callbacks=[Counter(8)], **options)
+    again: dict[str, Any] = {"validation": TEST, "progress": False}
+    mx.resume(cut, TRAIN, callbacks=[Counter(14)], **again)
+    ended = mx.resume(cut, TRAIN, callbacks=[Counter(0)], **again)
+    assert (len(ended.history), ended.stopped) == (3, "validation_accuracy has not become better for 2 epochs")
+    files = state_of(cut)
+    names = ("last.onnx", "model.onnx", "metrics.jsonl", "checkpoints/step-18.safetensors")
+    assert [files[name] for name in names] == [(whole / name).read_bytes() for name in names]
+    assert mx.resume(cut, TRAIN, callbacks=[Counter(0)], **again).stopped == ended.stopped
+    assert state_of(cut) == files
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [([0.1, 0.7, 0.3, 0.5], [2, 4]), ([0.9, 0.7, 0.7, 0.1], [1, 2]), ([math.nan, 0.1, math.nan, 0.2], [2, 4])],
+)
+def test_the_best_epochs_are_kept(tmp_path: Path, values: list[float], kept: list[int]) -> None:
+    counter_run(values, True, validation=True, keep_best=2, out=tmp_path / "r")
+    found = {p.name: mx.load(p).parameters()["w"].tolist() for p in (tmp_path / "r" / "best").iterdir()}
+    assert found == {f"epoch-{k}.onnx": [k] for k in kept}
+    mx.fit(blob_net(), TRAIN, out=tmp_path / "r", overwrite=True, **QUICK)
+    assert not list((tmp_path / "r" / "best").iterdir())
+
+
+def test_a_time_budget(tmp_path: Path) -> None:
+    """It stops in its first epoch: the best model is that of the part that was trained, measured as any other."""
+    run = mx.fit(blob_net(), TRAIN, validation=TEST, out=tmp_path / "r", time_budget_s=1e-6, **QUICK)
+    assert run.stopped == "the time budget of 1e-06 s is used up"
+    assert run.history == []
+    assert {"epoch", "loss", "validation_accuracy"} <= set(run.best)
+    assert mx.evaluate(run.model, TEST, threads=1)["loss"] == run.best["validation_loss"]
+    assert run.timing["steps"] == 1
+    assert mx.resume(tmp_path / "r", TRAIN, validation=TEST, progress=False).stopped is None
+
+
+def test_timing() -> None:
+    timing = mx.fit(blob_net(), TRAIN, **QUICK).timing
+    assert timing["steps"] == 18
+    assert timing["samples_per_s"] > 0
+    for name in ("step_ms", "data_ms"):
+        assert 0 <= timing[name]["p50"] <= timing[name]["p90"] <= timing[name]["p99"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"patience": 0}, "patience expected a number of epochs of at least 1; found 0"),
+        ({"patience": 2.5}, "patience expected a number of epochs of at least 1; found 2.5"),
+        ({"patience": 2, "min_delta": -1.0}, "min_delta expected a number of at least 0; found -1.0"),
+        ({"min_delta": 0.1}, "min_delta expected patience; found 0.1 without it"),
+        ({"keep_best": 2}, r"keep_best expected a run with a folder; found none\n  Name one: out="),
+        ({"keep_best": -1}, "keep_best expected an integer of at least 0"),
+        ({"time_budget_s": 0}, "time_budget_s expected a number of seconds above 0; found 0"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        mx.fit(blob_net(), TRAIN, **QUICK, **options)
