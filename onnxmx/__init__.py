@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from onnxmx.trainer.autodiff import gradient as gradient
     from onnxmx.trainer.averages import EMA as EMA
     from onnxmx.trainer.averages import SWA as SWA
+    from onnxmx.trainer.averages import Target as Target
     from onnxmx.trainer.callbacks import Callback as Callback
     from onnxmx.trainer.callbacks import EarlyStopping as EarlyStopping
     from onnxmx.trainer.callbacks import KeepBest as KeepBest
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from onnxmx.trainer.fit import resume as resume
     from onnxmx.trainer.grad import grad as grad
     from onnxmx.trainer.grad import gradients as gradients
+    from onnxmx.trainer.joint import Joint as Joint
     from onnxmx.trainer.mixing import CutMix as CutMix
     from onnxmx.trainer.mixing import Mixup as Mixup
     from onnxmx.trainer.optimizers import FTRL as FTRL
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
     from onnxmx.trainer.schedules import WarmupCosine as WarmupCosine
     from onnxmx.trainer.step import compile_step as compile_step
     from onnxmx.trainer.trainer import Trainer as Trainer
+    from onnxmx.trainer.update import Update as Update
 
 __version__ = "0.1.0"
 
@@ -121,6 +124,7 @@ _NAMES = {
     "Input": "onnxmx.builder.model",
     "InverseSqrt": "onnxmx.trainer.schedules",
     "CutMix": "onnxmx.trainer.mixing",
+    "Joint": "onnxmx.trainer.joint",
     "L1": "onnxmx.trainer.regularizers",
     "L2": "onnxmx.trainer.regularizers",
     "KeepBest": "onnxmx.trainer.callbacks",
@@ -145,6 +149,8 @@ _NAMES = {
     "Signum": "onnxmx.trainer.optimizers",
     "Step": "onnxmx.trainer.schedules",
     "Trainer": "onnxmx.trainer.trainer",
+    "Target": "onnxmx.trainer.averages",
+    "Update": "onnxmx.trainer.update",
     "WarmupCosine": "onnxmx.trainer.schedules",
     "build": "onnxmx.builder.model",
     "clip_adaptive": "onnxmx.trainer.clipping",

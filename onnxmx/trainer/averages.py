@@ -1,4 +1,4 @@
-"""Averages of the weights along the run, inside the graph: exponential (EMA) and stochastic weight averaging (SWA)."""
+"""Averages of the weights along the run, inside the graph: exponential (EMA), stochastic (SWA), a target network."""
 
 from __future__ import annotations
 
@@ -117,6 +117,50 @@ class SWA(Average):
         if self.start is None:
             raise UsageError("SWA expected to know where it starts; found None", mend="Call resolve(total).")
         found: Value = SwaUpdate(g, average, p, step, start=int(self.start), every=int(self.every))
+        return found
+
+
+@function(outputs=("next_target",))
+def TargetCopy(g: GraphBuilder, target: ir.Value, p: ir.Value, step: ir.Value, *, every: ir.Value) -> Value:
+    """target <- p after each `every`-th update, else unchanged.   Source: Mnih et al. 2015, alg. 1."""
+    due = g.equal(g.op("Mod", g.add(step, np.int64(1)), every), np.int64(0))
+    return g.where(due, p, target)
+
+
+@function(outputs=("next_target",))
+def TargetMove(g: GraphBuilder, target: ir.Value, p: ir.Value, *, tau: ir.Value) -> Value:
+    """target <- target + tau (p - target).   Source: Lillicrap et al. 2016, alg. 1."""
+    return g.add(target, g.mul(g.sub(p, target), tau))
+
+
+@dataclass(frozen=True)
+class Target(Average):
+    """The target network of Q-learning: weights that follow those that are trained.
+
+    every: they are copied after so many updates.   tau: or else they move by this share of the way at each.
+    A step reads them by `nets(model, x, average=True)`; see `mx.Joint`.
+    Source: Mnih et al. 2015, alg. 1; Lillicrap et al. 2016, alg. 1.
+    """
+
+    every: int | None = None
+    tau: float | None = None
+    prefix: ClassVar[str] = "target"
+    use: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if (self.every is None) == (self.tau is None):
+            raise UsageError("Target expected one of every and tau", mend="Such as mx.Target(every=1000).")
+        if self.every is not None:
+            check_updates("Target", "every", self.every, 1)
+        if self.tau is not None and not (is_number(self.tau) and 0 < self.tau <= 1):
+            raise UsageError(f"the tau of Target expected a number above 0 and at most 1; found {self.tau!r}")
+
+    def __call__(self, g: GraphBuilder, average: ir.Value, p: ir.Value, step: ir.Value) -> ir.Value:
+        found: Value
+        if self.every is not None:
+            found = TargetCopy(g, average, p, step, every=int(self.every))
+        else:
+            found = TargetMove(g, average, p, tau=float(self.tau or 0))
         return found
 
 

@@ -9,7 +9,7 @@ It is a pure function: the same inputs give the same outputs, bit for bit on one
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,24 +61,28 @@ class StepGraph:
 
     def save(self, folder: Path, state_arrays: dict[str, Array], header: dict[str, Any] | None = None) -> None:
         """Write `step.onnx`, `step.json` and `state.safetensors`, the state to start from, with `header` in it."""
-        write_atomic(folder / "step.onnx", self.data)
         state.save(folder / "state.safetensors", state_arrays, header or {})
-        # Last, since it names the digest of the first: with it the hand-over is whole.
-        write_atomic(folder / "step.json", json.dumps(self.spec, indent=2).encode())
+        self.save_graph(folder)  # last: with it the hand-over is whole
+
+    def save_graph(self, folder: Path, name: str = "step") -> None:
+        """Write `<name>.onnx` and `<name>.json`, the latter last, since it names the digest of the first."""
+        write_atomic(folder / f"{name}.onnx", self.data)
+        write_atomic(folder / f"{name}.json", json.dumps(self.spec, indent=2).encode())
 
     @classmethod
-    def load(cls, folder: Path) -> StepGraph:
-        """Read what `save` wrote. Raises CheckpointError where it is missing or altered."""
+    def load(cls, folder: Path, name: str = "step") -> StepGraph:
+        """Read what `save_graph` wrote. Raises CheckpointError where it is missing or altered."""
+        path = folder / f"{name}.onnx"
         try:
-            data = (folder / "step.onnx").read_bytes()
-            spec = json.loads((folder / "step.json").read_bytes())
+            data = path.read_bytes()
+            spec = json.loads(path.with_suffix(".json").read_bytes())
             expected = spec["digest"]
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise CheckpointError(f"{folder} expected step.onnx and step.json; found {error!r}", mend=_AGAIN) from error
-        if sha256(data) != expected:
             raise CheckpointError(
-                f"{folder / 'step.onnx'} expected the digest {expected}; found {sha256(data)}", mend=_AGAIN
-            )
+                f"{folder} expected {name}.onnx and {name}.json; found {error!r}", mend=_AGAIN
+            ) from error
+        if sha256(data) != expected:
+            raise CheckpointError(f"{path} expected the digest {expected}; found {sha256(data)}", mend=_AGAIN)
         return cls(data, spec)
 
 
@@ -161,7 +165,7 @@ def compile_step(
                 loss_value, sums = objective.compute_mixed(b, logits, targets, mixed.partner, mixed.share)
         names[:] = sums
         with picking(tune):
-            gradients = _gradients(maker, b, loss_value, trainable)
+            gradients = gradients_of(maker, b, loss_value, trainable)
         return Pass([loss_value], gradients, training.running, list(sums.values()))
 
     if micro_batch is None:
@@ -187,7 +191,7 @@ def compile_step(
     for name, value in states.items():
         g.output(following.get(name, value), f"next.{name}")
     made_of = settings(loss, update, micro_batch, mix) | {"engine": maker.name}
-    return _finish(g, "onnxmx training step", made_of, plain=maker.plain, average=average)
+    return finish(g, "onnxmx training step", made_of, plain=maker.plain, average=average)
 
 
 def settings(loss: LossLike, update: Update, micro_batch: int | None, mix: Mixup | None = None) -> dict[str, str]:
@@ -208,7 +212,7 @@ def compile_measures(model: Model, objective: Objective) -> bytes:
     targets = {name: g.input(f"label.{name}", *spec) for name, spec in objective.labels.items()}
     for name, value in objective.compute(g, as_logits(g, model, objective, values), targets)[1].items():
         g.output(value, f"sum.{name}")
-    return _finish(g, "onnxmx measures", {}).data
+    return finish(g, "onnxmx measures", {}).data
 
 
 def compile_figures(objective: Objective, sums: Mapping[str, Sequence[int]]) -> bytes:
@@ -220,7 +224,7 @@ def compile_figures(objective: Objective, sums: Mapping[str, Sequence[int]]) -> 
     for name, shape in sums.items():
         figure = objective.finish(g, name, g.input(f"sum.{name}", shape, ir.DataType.DOUBLE))
         g.output(figure, "loss" if name == "loss" else f"metric.{name}")
-    return _finish(g, "onnxmx figures", {}).data
+    return finish(g, "onnxmx figures", {}).data
 
 
 def initial_state(model: Model, optimizer: Optimizer, seed: int, average: Average | None = None) -> dict[str, Array]:
@@ -289,9 +293,10 @@ def _shape(port: Port) -> tuple[Dim, ...]:
     return port.shape
 
 
-def _gradients(
+def gradients_of(
     maker: Differentiator, g: GraphBuilder, loss: ir.Value, trainable: Mapping[str, Value]
 ) -> list[ir.Value]:
+    """The gradient of each trainable parameter. Raises GradientError where the loss does not depend on one."""
     found = maker.gradients(g, loss, list(trainable.values()))
     for name, dp in zip(trainable, found, strict=True):
         if dp is None:
@@ -319,10 +324,10 @@ _MEANINGS = {
 }
 
 
-def _finish(
+def finish(
     g: GraphBuilder, title: str, made_of: dict[str, str], *, plain: bool = True, average: Average | None = None
 ) -> StepGraph:
-    """Drop what nothing reads, share what is computed twice, check what is plain ONNX, and describe."""
+    """A graph as a step: without what nothing reads or is computed twice, checked where it is plain ONNX, described."""
     model = g.model()
     open_called(model)
     for tidy in (
@@ -331,6 +336,9 @@ def _finish(
         passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
     ):
         tidy(model)
+    for port in list(model.graph.inputs):
+        if (port.name or "").startswith("state.") and not port.uses():  # of another step that shares the state
+            model.graph.inputs.remove(port)
     here = user_line()
     for node in model.graph:
         if here and node.metadata_props.get(SOURCE) == here:  # the line that compiles says nothing of a node
@@ -347,21 +355,23 @@ def _finish(
         # The parameters of a model file are the tensors of that prefix where there is one.
         "average": average.prefix if average and average.use else None,
         "checkpoint": any(CHECKPOINT in node.metadata_props for node in model.graph),
-        "inputs": [_describe(v) for v in proto.graph.input],
+        "inputs": [_describe(v, {y.name for y in proto.graph.output}) for v in proto.graph.input],
         "outputs": [_describe(v) for v in proto.graph.output],
     }
     return StepGraph(data, spec)
 
 
-def _describe(port: onnx.ValueInfoProto) -> dict[str, Any]:
+def _describe(port: onnx.ValueInfoProto, outputs: Collection[str] = ()) -> dict[str, Any]:
     kind = port.type.tensor_type
     shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-    described = {"name": port.name, "shape": shape, "dtype": dtype, "meaning": _meaning(port.name)}
+    described: dict[str, Any] = {"name": port.name, "shape": shape, "dtype": dtype, "meaning": _meaning(port.name)}
     kind_of, _, rest = port.name.partition(".")
     if kind_of == "state":
-        # How to drive it: where the first value is in state.safetensors, and which output is the next one.
-        described |= {"tensor": rest, "next": f"next.{rest}"}
+        # How to drive it: where the first value is in state.safetensors, and which output is the next one; it stays as
+        # it is where there is none.
+        following = f"next.{rest}"
+        described |= {"tensor": rest, "next": following if following in outputs else None}
     return described
 
 
