@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,22 +104,69 @@ class Update:
     ) -> dict[str, ir.Value]:
         """What follows on the parameters and their slots, by name."""
         following: dict[str, ir.Value] = {}
-        for name, p in parameters.items():
-            assert p.shape is not None
-            shape = [int(d) for d in p.shape if isinstance(d, int)]
-            member = self.optimizer.of(name, shape)
-            lr, decay = member.multipliers(name)
+        for names, (member, lr, decay) in self._together(parameters):
             rate, shared = rates.prepared(member, lr)
-            slots = [f"{name}.{slot}" for slot in member.slots(shape)]
-            with g.scope(name):
-                values = [states[slot] for slot in slots]
-                updated, *kept = member.decayed_update(
-                    g, p, gradients[name], values, rate, shared, member.weight_decay * decay
+            slots = [["", *(f".{slot}" for slot in member.slots(_shape(parameters[name])))] for name in names]
+            with g.scope(names[0] if len(names) == 1 else "small"):
+                p, *values = (
+                    _gathered(g, [states[n + s] for n, s in zip(names, of, strict=True)])
+                    for of in zip(*slots, strict=True)
                 )
+                dp = _gathered(g, [gradients[name] for name in names])
+                made = member.decayed_update(g, p, dp, values, rate, shared, member.weight_decay * decay)
+                parts = [_apart(g, v, [parameters[name] for name in names]) for v in made]
+            for of, name in enumerate(names):
+                updated, *kept = (part[of] for part in parts)
                 for regularizer in self.regularizers:
-                    updated = regularizer.project(g, name, updated)
-            following |= dict(zip([name, *slots], [updated, *kept], strict=True))
+                    with g.scope(name):
+                        updated = regularizer.project(g, name, updated)
+                following |= dict(zip((name + s for s in slots[of]), [updated, *kept], strict=True))
         return following
+
+    def _together(self, parameters: Values) -> list[tuple[list[str], _Key]]:
+        """The names of the parameters that are updated in one go, and how.
+
+        Small ones that are updated alike, element by element, are one flat vector: each node costs more than its
+        arithmetic there (docs/performance.md).
+        """
+        found: list[tuple[list[str], _Key]] = []
+        small: dict[_Key, list[str]] = {}
+        for name, p in parameters.items():
+            shape = _shape(p)
+            member = self.optimizer.of(name, shape)
+            key = (member, *member.multipliers(name))
+            if member.elementwise and math.prod(shape) <= SMALL:
+                if key not in small:
+                    small[key] = []
+                    found.append((small[key], key))
+                small[key].append(name)
+            else:
+                found.append(([name], key))
+        return found
+
+
+SMALL = 2048
+"""The elements of a parameter that is gathered with others."""
+_Key = tuple[Optimizer, float, float]
+
+
+def _shape(p: ir.Value) -> list[int]:
+    assert p.shape is not None
+    return [int(d) for d in p.shape if isinstance(d, int)]
+
+
+def _gathered(g: GraphBuilder, values: Sequence[ir.Value]) -> ir.Value:
+    return values[0] if len(values) == 1 else g.concat([g.reshape(v, [-1]) for v in values], 0)
+
+
+def _apart(g: GraphBuilder, value: ir.Value, like: Sequence[ir.Value]) -> Sequence[ir.Value]:
+    """What `_gathered` put together."""
+    if len(like) == 1:
+        return [value]
+    shapes = [_shape(v) for v in like]
+    sizes = g.constant([math.prod(shape) for shape in shapes])
+    parts = g.ops("Split", value, sizes, outputs=len(like), axis=0)
+    return [g.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 class Rates:

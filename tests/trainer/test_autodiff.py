@@ -246,8 +246,8 @@ def test_two_unknown_sizes_may_differ(sizes: tuple[int, int]) -> None:
 
 
 SIZES = [
-    (lambda g, x: g.conv(x, np.ones((1, 1, 3, 3), np.float32)), "needs the size of 'x' along axis 2"),
-    (lambda g, x: g.op("MaxPool", x, kernel_shape=[2, 2]), "needs the size of 'x' along axis 2"),
+    (lambda g, x: g.op("ConvTranspose", x, np.ones((1, 1, 3, 3), np.float32)), "needs the size of 'ConvTranspose'"),
+    (lambda g, x: g.op("LpPool", x, kernel_shape=[2, 2]), "needs the size of 'x' along axis 2"),
 ]
 
 

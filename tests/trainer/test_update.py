@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.builder.session import open_session
 from onnxmx.errors import UsageError
+from onnxmx.trainer import update
 from onnxmx.trainer.averages import AVERAGES
+from onnxmx.trainer.optimizers import OPTIMIZERS
 from onnxmx.trainer.step import StepGraph, initial_state
 from tests.trainer.nets import TINY, batch_for, blob_net, blobs, conv_net, feeds
 
@@ -287,3 +290,43 @@ def test_what_does_not_fit(options: dict[str, Any], text: str) -> None:
 def test_values_out_of_range(make: Callable[[], Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         make()
+
+
+_LIKE = [make() for name, make in OPTIMIZERS.items()] + [
+    mx.Adam(1e-2, weight_decay=0.1, groups=(mx.Group("*.bias", lr=0.5, decay=0.0),)),
+    mx.ByName({"*.bias": mx.SGD(0.1), "*": mx.Adam(1e-2)}),
+]
+
+
+@pytest.mark.parametrize("optimizer", _LIKE, ids=lambda o: type(o).__name__)
+def test_small_parameters_gathered_or_not_are_the_same_bits(optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [L.Dense(5, activation="tanh"), L.BatchNorm(), L.Dense(4, activation="tanh"), L.Dense(3)]
+    model = L.Sequential(*layers).build(x=("batch", 7))
+    random = np.random.default_rng(0)
+    feeds = {"batch.x": random.normal(size=(6, 7)).astype(np.float32), "batch.label": random.integers(0, 3, 6)}
+    feeds |= {f"state.{k}": v for k, v in initial_state(model, optimizer, seed=0).items()}
+    results = []
+    for small in (0, 10, 1000):
+        monkeypatch.setattr(update, "SMALL", small)
+        step = mx.compile_step(model, loss="softmax_cross_entropy", optimizer=optimizer, clip=mx.clip_global_norm(0.1))
+        results.append(open_session(step.data, threads=1).run(None, feeds))
+    for gathered in results[1:]:
+        for a, b in zip(results[0], gathered, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "nodes"),
+    [
+        (mx.Adam(), {"AdamUpdate": 2}),  # one matrix is large, the other five parameters are small
+        (mx.LAMB(), {"LambUpdate": 6}),  # a trust ratio is of one parameter
+        (mx.Muon(), {"MuonUpdate": 3, "AdamUpdate": 1}),  # so is an orthogonal matrix
+    ],
+    ids=["adam", "lamb", "muon"],
+)
+def test_who_is_gathered(optimizer: Any, nodes: dict[str, int]) -> None:
+    layers = [L.Dense(50, activation="tanh"), L.Dense(4), L.Dense(3)]
+    model = L.Sequential(*layers).build(x=("batch", 100))
+    step = mx.compile_step(model, loss="softmax_cross_entropy", optimizer=optimizer)
+    found = Counter(n.op_type for n in onnx.load_from_string(step.data).graph.node if n.op_type.endswith("Update"))
+    assert found == nodes

@@ -87,6 +87,7 @@ class Adam(Optimizer):
     amsgrad: bool = False
     fractions: ClassVar[tuple[str, ...]] = ("beta1", "beta2")
     positives: ClassVar[tuple[str, ...]] = ("epsilon",)  # at 0 a zero gradient would give 0 / 0
+    elementwise: ClassVar[bool] = True
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"m": 0.0, "v": 0.0} | ({"peak": 0.0} if self.amsgrad else {})

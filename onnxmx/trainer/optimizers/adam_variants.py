@@ -54,6 +54,7 @@ class Adamax(Optimizer):
     epsilon: float = 1e-8
     fractions: ClassVar[tuple[str, ...]] = ("beta1", "beta2")
     positives: ClassVar[tuple[str, ...]] = ("epsilon",)
+    elementwise: ClassVar[bool] = True
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"m": 0.0, "u": 0.0}
@@ -114,6 +115,7 @@ class NAdam(Optimizer):
     epsilon: float = 1e-8
     fractions: ClassVar[tuple[str, ...]] = ("beta1", "beta2")
     positives: ClassVar[tuple[str, ...]] = ("epsilon",)
+    elementwise: ClassVar[bool] = True
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"m": 0.0, "v": 0.0}
@@ -164,6 +166,7 @@ class AdaBelief(Optimizer):
     epsilon: float = 1e-16
     fractions: ClassVar[tuple[str, ...]] = ("beta1", "beta2")
     positives: ClassVar[tuple[str, ...]] = ("epsilon",)
+    elementwise: ClassVar[bool] = True
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"m": 0.0, "s": 0.0}

@@ -36,6 +36,7 @@ class Adagrad(Optimizer):
     initial: float = 0.0
     positives: ClassVar[tuple[str, ...]] = ("epsilon",)
     rates: ClassVar[tuple[str, ...]] = ("weight_decay", "initial")
+    elementwise: ClassVar[bool] = True
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"total": self.initial}
@@ -76,6 +77,7 @@ class Adadelta(Optimizer):
     epsilon: float = 1e-6
     fractions: ClassVar[tuple[str, ...]] = ("decay",)
     positives: ClassVar[tuple[str, ...]] = ("epsilon",)
+    elementwise: ClassVar[bool] = True
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"v": 0.0, "u": 0.0}
@@ -120,6 +122,7 @@ class RMSProp(Optimizer):
     centered: bool = False
     fractions: ClassVar[tuple[str, ...]] = ("decay", "momentum")
     positives: ClassVar[tuple[str, ...]] = ("epsilon",)
+    elementwise: ClassVar[bool] = True
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         names = ["v", *(["mean"] if self.centered else []), *(["m"] if self.momentum else [])]

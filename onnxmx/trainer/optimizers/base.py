@@ -57,6 +57,8 @@ class Optimizer:
     weight_decay: float = field(default=0.0, kw_only=True)
     groups: tuple[Group, ...] = field(default=(), kw_only=True)
     decoupled: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
+    """Whether each element is updated by itself, whatever parameter it belongs to: small ones are then gathered."""
     fractions: ClassVar[tuple[str, ...]] = ()
     """The fields that are numbers in [0, 1)."""
     positives: ClassVar[tuple[str, ...]] = ()

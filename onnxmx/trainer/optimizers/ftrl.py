@@ -56,6 +56,7 @@ class FTRL(Optimizer):
     l2: float = 0.0
     positives: ClassVar[tuple[str, ...]] = ("beta",)
     rates: ClassVar[tuple[str, ...]] = ("weight_decay", "l1", "l2")
+    elementwise: ClassVar[bool] = True
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"z": 0.0, "n": 0.0}

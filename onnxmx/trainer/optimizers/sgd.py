@@ -46,6 +46,7 @@ class SGD(Optimizer):
 
     momentum: float = 0.0
     fractions: ClassVar[tuple[str, ...]] = ("momentum",)
+    elementwise: ClassVar[bool] = True
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"m": 0.0} if self.momentum else {}

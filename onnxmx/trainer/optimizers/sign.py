@@ -30,6 +30,7 @@ class Signum(Optimizer):
     lr: Rate = 1e-2
     momentum: float = 0.9
     fractions: ClassVar[tuple[str, ...]] = ("momentum",)
+    elementwise: ClassVar[bool] = True
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"m": 0.0}
@@ -68,6 +69,7 @@ class Lion(Optimizer):
     beta2: float = 0.99
     fractions: ClassVar[tuple[str, ...]] = ("beta1", "beta2")
     decoupled: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"m": 0.0}

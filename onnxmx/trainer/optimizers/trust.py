@@ -119,6 +119,7 @@ class LAMB(Adam):
     lr: Rate = 1e-3
     epsilon: float = 1e-6
     amsgrad: bool = field(default=False, init=False, repr=False)
+    elementwise: ClassVar[bool] = False
 
     def prepare(self, g: GraphBuilder, rate: ir.Value, step: ir.Value) -> Values:
         return (rate, *LambCorrection(g, step, beta1=self.beta1, beta2=self.beta2))

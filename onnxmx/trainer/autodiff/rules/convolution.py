@@ -160,9 +160,10 @@ def one_hot(g: GraphBuilder, x: ir.Value, w: ir.Value, dy: ir.Value, *, window: 
     if group != 1:
         raise Uncovered
     columns = static(x, 1) * int(np.prod(window.kernel))
-    copies = np.eye(columns, dtype=np.float32).reshape(columns, static(x, 1), *window.kernel)
+    dtype = np.float32 if x.dtype is None else x.dtype.numpy()
+    copies = np.eye(columns, dtype=dtype).reshape(columns, static(x, 1), *window.kernel)
     pads = window.start + window.end
-    patches = g.conv(x, g.cast_like(copies, x), strides=window.stride, dilations=window.dilation, pads=pads)
+    patches = g.conv(x, copies, strides=window.stride, dilations=window.dilation, pads=pads)
     rows = g.transpose(g.reshape(patches, [0, columns, -1]), [0, 2, 1])
     products = g.matmul(g.reshape(dy, [0, static(dy, 1), -1]), rows)
     return g.reshape_like(g.reduce_sum(products, [0], keepdims=False), w)

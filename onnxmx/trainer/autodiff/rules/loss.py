@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import DOMAIN, GraphBuilder, Value
+from onnxmx.trainer.autodiff.backward import through
 from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.shapes import rank
+from onnxmx.trainer.losses.ctc import CTCLoss
 
 
 @gradient("NegativeLogLikelihoodLoss")
@@ -41,7 +44,10 @@ def softmax_cross_entropy(g: GraphBuilder, node: ir.Node, dy: ir.Value | None, d
 
 @gradient("CTCLoss", domain=DOMAIN)
 def ctc(g: GraphBuilder, node: ir.Node, dy: ir.Value | None, dslope: ir.Value | None = None) -> Any:
-    """dlogp = dy * slope, from the saved slope"""
+    """dlogp = dy * slope, from the saved slope; where that is read too, through the recursions that gave it"""
+    if dslope is not None:
+        blank = node.attributes["blank"].value
+        return through(g, node, [dy, dslope], functools.partial(CTCLoss.trace, blank=blank))
     return None if dy is None else g.mul(g.reshape(dy, [-1, 1, 1]), node.outputs[1])
 
 
