@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 INTERRUPTED = 130
 """The exit code of what Ctrl-C ended: 128 and the signal's number, as shells have it."""
@@ -58,6 +58,14 @@ class DataError(OnnxmxError):
 
 class TrainingError(OnnxmxError):
     """Training that could not go on: a loss that is not a number."""
+
+
+class DivergedError(TrainingError):
+    """A loss or gradient that is not finite. step: the update, from 1.   samples: the indices of its batch."""
+
+    def __init__(self, problem: str, *, step: int, samples: Sequence[int], mend: str | None = None) -> None:
+        super().__init__(problem, mend=mend)
+        self.step, self.samples = step, list(samples)
 
 
 class StoppedError(TrainingError):

@@ -99,7 +99,7 @@ def go_on(
     with run.locked():
         model, step = load(run.last), StepGraph.load(run.path)
         data, validation = _fit_both(model, data, validation, plan)
-        state, position = run.load_checkpoint(_identity(step, data, validation, plan))
+        state, position = run.load_checkpoint(_identity(step, data, validation, plan), step.state_ports)
         run.sweep()
         run.rewind_log(position.log_bytes)
         return _loop(model, step, state, data, validation, plan, run, callbacks, progress).run(position)

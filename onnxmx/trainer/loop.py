@@ -19,13 +19,14 @@ import numpy as np
 
 from onnxmx.builder.metadata import PROVENANCE
 from onnxmx.builder.model import Model, load
-from onnxmx.errors import StoppedError, TrainingError
+from onnxmx.errors import DivergedError, StoppedError
 from onnxmx.files import write_atomic
 from onnxmx.trainer import callbacks as moments
 from onnxmx.trainer import losses
 from onnxmx.trainer.data import Dataset, Loader
 from onnxmx.trainer.evaluate import Figures, add, specs_of
 from onnxmx.trainer.objective import Objective, outputs_of
+from onnxmx.trainer.offender import find_offender
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.progress import Reporter
 from onnxmx.trainer.run_directory import Log, Position, RunDirectory
@@ -148,7 +149,7 @@ class Loop:
                 self.timing.stepped(size)
                 for name in ("loss", "grad_norm"):
                     if not math.isfinite(measured[name]):
-                        raise self._diverged(name, measured[name], index)
+                        raise self._diverged(name, measured[name], index, batch)
                 add(self._totals, sums)
                 add(self._totals, {"grad_norm": np.array(measured["grad_norm"] * size)})
                 position.samples += size
@@ -258,13 +259,25 @@ class Loop:
         for listen in self._at_log:
             listen(self, line)
 
-    def _diverged(self, name: str, found: float, index: int) -> TrainingError:
-        samples = self._loader.indices(self.position.epoch, index)[:8].tolist()
-        return TrainingError(
-            f"{name} expected a finite number; found {found} at batch {index + 1} of epoch {self.position.epoch + 1} "
-            f"(samples {', '.join(map(str, samples))} ...)",
+    def _diverged(self, name: str, found: float, index: int, batch: dict[str, Array]) -> DivergedError:
+        samples = self._loader.indices(self.position.epoch, index).tolist()
+        shown = ", ".join(map(str, samples[:_SHOWN])) + (f" ... of {len(samples)}" if len(samples) > _SHOWN else "")
+        engine = self.trainer.engine
+        offender = find_offender(self.trainer.graph.data, engine.state(former=True), batch, name)
+        row = offender.row(len(samples)) if offender else None
+        first = f"\n  first not finite: {offender}" if offender else ""
+        first += f", of sample {samples[row]}" if row is not None else ""
+        return DivergedError(
+            f"{name} expected a finite number; found {found} at step {self.steps + 1}, batch {index + 1} of epoch "
+            f"{self.position.epoch + 1} (samples {shown}){first}",
+            step=self.steps + 1,
+            samples=samples,
             mend="Lower the learning rate, clip the gradients (--clip 1.0), or look at those samples.",
         )
+
+
+_SHOWN = 64
+"""Indices of samples that an error names."""
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,15 +173,20 @@ class RunDirectory:
         _, header = state.load(*self._newest())
         return dict(header.get("identity", {}))
 
-    def load_checkpoint(self, identity: dict[str, Any]) -> tuple[dict[str, Array], Position]:
+    def load_checkpoint(
+        self, identity: dict[str, Any], ports: Mapping[str, dict[str, Any]] | None = None
+    ) -> tuple[dict[str, Array], Position]:
         """The newest checkpoint, or the state that the run started from.
 
-        Raises CheckpointError where it is damaged, or belongs to another run.
+        ports: what the step reads of it, by name, as step.json describes it.
+        Raises CheckpointError where it is damaged, or belongs to another run; of another model, it names what differs.
         """
         path, mend = self._newest()
         arrays, header = state.load(path, mend)
         made = header.get("identity", {})
         keys = dict.fromkeys([*identity, *made])
+        if ports and (other := state.differences(ports, arrays)):
+            raise CheckpointError(f"{path} belongs to another model; {other}", mend=_SAME)
         differ = [
             f"{k} (expected {made.get(k)!r}, found {identity.get(k)!r})" for k in keys if made.get(k) != identity.get(k)
         ]

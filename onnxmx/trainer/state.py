@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onnxmx.builder.values import show_shape
 from onnxmx.errors import CheckpointError
 from onnxmx.files import sha256, write_atomic
 
@@ -53,3 +55,30 @@ def _digest(arrays: dict[str, Array], header: str) -> str:
         a = arrays[name]
         parts += [f"{name} {a.dtype.str} {a.shape}".encode(), np.ascontiguousarray(a).tobytes()]
     return sha256(*parts)
+
+
+def differences(expected: Mapping[str, dict[str, Any]], found: Mapping[str, Array]) -> str:
+    """Which parts of a state are not as its step graph has them, by name and shape; empty where all are.
+
+    expected: the descriptions of step.json by name.
+    """
+    altered: list[str] = []
+    missing: list[str] = []
+    for name, port in expected.items():
+        array = found.get(name)
+        if array is None or list(array.shape) != port["shape"] or array.dtype.name != port["dtype"]:
+            said = f"{name} (expected {port['dtype']} {show_shape(port['shape'])}, found {_describe(array)})"
+            (missing if array is None else altered).append(said)
+    more = [f"{name} (not expected, found {_describe(array)})" for name, array in found.items() if name not in expected]
+    kinds = [(kind, kind[:_SHOWN]) for kind in (altered, missing, more)]
+    said = "; ".join(part for _, shown in kinds for part in shown)
+    left = sum(len(kind) - len(shown) for kind, shown in kinds)
+    count = left + sum(len(shown) for _, shown in kinds)
+    return f"{count} differ: {said}" + (f"; and {left} others" if left else "") if count else ""
+
+
+_SHOWN = 4
+
+
+def _describe(array: Array | None) -> str:
+    return "none" if array is None else f"{array.dtype} {show_shape(array.shape)}"

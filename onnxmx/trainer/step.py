@@ -69,6 +69,12 @@ class StepGraph:
         write_atomic(folder / f"{name}.onnx", self.data)
         write_atomic(folder / f"{name}.json", json.dumps(self.spec, indent=2).encode())
 
+    @property
+    def state_ports(self) -> dict[str, dict[str, Any]]:
+        """What it reads of a state, by name without `state.`: the descriptions of step.json."""
+        inputs = ((port["name"].partition("."), port) for port in self.spec["inputs"])
+        return {name: port for (kind, _, name), port in inputs if kind == "state"}
+
     @classmethod
     def load(cls, folder: Path, name: str = "step") -> StepGraph:
         """Read what `save_graph` wrote. Raises CheckpointError where it is missing or altered."""

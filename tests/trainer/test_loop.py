@@ -19,9 +19,18 @@ import pytest
 import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.builder.ops import FLOAT, INT64
-from onnxmx.errors import CheckpointError, DataError, GradientError, OnnxmxError, ShapeError, TrainingError, UsageError
+from onnxmx.errors import (
+    CheckpointError,
+    DataError,
+    DivergedError,
+    GradientError,
+    OnnxmxError,
+    ShapeError,
+    TrainingError,
+    UsageError,
+)
 from onnxmx.trainer import state
-from onnxmx.trainer.data import Dataset
+from onnxmx.trainer.data import Dataset, Loader
 from onnxmx.trainer.evaluate import evaluate
 from onnxmx.trainer.metrics import OwnMetric
 from onnxmx.trainer.plan import Plan
@@ -231,17 +240,27 @@ def test_a_regression() -> None:
 def test_a_loss_that_is_not_a_number(tmp_path: Path) -> None:
     """It names batch and samples; the checkpoints written before hold numbers alone."""
     run = tmp_path / "r"
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(DivergedError) as caught:
         mx.fit(blob_net(), TRAIN, optimizer=mx.SGD(lr=1e18), out=run, **QUICK | {"checkpoint_s": 0.0})
     said = str(caught.value)
     assert "expected a finite number; found " in said
-    assert " at batch " in said
+    assert " at step 3, batch 3 " in said
     assert "of epoch 1 (samples " in said
+    assert re.search(r"\n  first not finite: -?inf at \[\d+, \d+\] of Gemm '\d\.Gemm', whose inputs lie in \[", said)
+    sample = int(re.search(r"nets\.py:\d+, of sample (\d+)\n", said)[1])  # type: ignore[index]
+    assert caught.value.samples == Loader(TRAIN, 16).indices(0, caught.value.step - 1).tolist()
+    assert sample in caught.value.samples
     assert "Lower the learning rate" in said
     for path in (run / "checkpoints").iterdir():
         assert all(np.isfinite(a).all() for a in state.load(path)[0].values())
     assert mx.load(run / "last.onnx").to_bytes()
     lines(run / "metrics.jsonl")
+
+
+GRADIENT = (
+    r"grad_norm expected a finite number; found nan at step 1, batch 1 of epoch 1 \(samples 66, .*\)\n"
+    r"  first not finite: inf of Div 'grad\.loss\.Sqrt\.Div', whose inputs lie in \[0, 1\], built at .*test_loop\.py"
+)
 
 
 def test_a_gradient_that_is_not_a_number(tmp_path: Path) -> None:
@@ -250,9 +269,29 @@ def test_a_gradient_that_is_not_a_number(tmp_path: Path) -> None:
     def root(y: Any, t: Any) -> Any:
         return y.builder.sqrt(y.builder.reduce_sum(y * 0.0, keepdims=False))
 
-    with pytest.raises(TrainingError, match="grad_norm expected a finite number; found nan at batch 1 of epoch 1"):
+    with pytest.raises(TrainingError, match=GRADIENT):
         mx.fit(blob_net(), TRAIN, loss=root, out=tmp_path / "r", **QUICK | {"checkpoint_s": 0.0})
     assert not (tmp_path / "r" / "checkpoints").exists()
+
+
+def test_the_first_value_that_is_not_a_number() -> None:
+    """The logarithm of a negative number, in the third sample of a batch, at a line of the user's."""
+
+    def net(x: Any) -> Any:
+        return L.Dense(3)(x.builder.log(x * 1.0))
+
+    x = np.ones((8, 4), np.float32)
+    x[2, 1] = -0.5
+    data = Dataset.from_arrays(x, np.zeros(8, np.int64))
+    place = Loader(data, 8).indices(0, 0).tolist().index(2)
+    said = rf"nan at \[{place}, 1\] of Log '.*', whose inputs lie in \[-0\.5, 1\], built at .*, of sample 2\n"
+    with pytest.raises(DivergedError, match=said):
+        mx.fit(mx.build(net, x=("batch", 4)), data, batch_size=8, progress=False)
+    model = blob_net()
+    weights = model.parameters()["0.weight"].copy()
+    weights[1, 2] = np.inf
+    with pytest.raises(DivergedError, match=r"first not finite: inf at \[1, 2\] of 0\.weight as the step began\n"):
+        mx.fit(model.with_parameters({"0.weight": weights}), TRAIN, **QUICK)
 
 
 FOREIGN = Dataset.from_arrays(np.zeros((8, 4), np.float32), np.arange(8), classes=[str(k) for k in range(8)])

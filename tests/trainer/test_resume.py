@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -366,6 +367,19 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d.npz").unlink()
     with pytest.raises(DataError):
         resume_run(run, progress=False)
+
+
+def test_a_checkpoint_of_another_model_is_named_part_by_part(tmp_path: Path) -> None:
+    for name, model in (("a", "mlp"), ("b", "lenet")):
+        settings = TrainConfig(model, "digits", epochs=1, batch_size=512, threads=1)
+        train(settings, tmp_path / name, progress=False)
+    shutil.rmtree(tmp_path / "a" / "checkpoints")
+    shutil.copytree(tmp_path / "b" / "checkpoints", tmp_path / "a" / "checkpoints")
+    with pytest.raises(
+        CheckpointError, match=r"step-\d+\.safetensors belongs to another model; \d+ differ: "
+    ) as caught:
+        resume_run(tmp_path / "a", progress=False)
+    assert re.search(r"0\.weight \(.*float32 \(20, 1, 5, 5\)\)", str(caught.value))
 
 
 def append(path: Path) -> None:

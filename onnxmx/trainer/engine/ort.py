@@ -19,6 +19,7 @@ from onnxmx.builder.session import PROVIDERS, open_session, providers, run_error
 from onnxmx.builder.values import show_shape
 from onnxmx.errors import CheckpointError, DataError
 from onnxmx.trainer.engine.blocked import block_size, lower
+from onnxmx.trainer.state import differences
 from onnxmx.trainer.step import StepGraph
 
 Array = np.ndarray[Any, Any]
@@ -184,29 +185,6 @@ def as_the_engine_opens(data: bytes, provider: str) -> bytes:
     return lower(data, block_size()) if provider == "cpu" else data
 
 
-def differences(expected: Mapping[str, dict[str, Any]], found: Mapping[str, Array]) -> str:
-    """Which parts of a state are not as its step graph has them, by name and shape; empty where all are.
-
-    expected: the descriptions of step.json by name.
-    """
-    altered: list[str] = []
-    missing: list[str] = []
-    for name, port in expected.items():
-        array = found.get(name)
-        if array is None or list(array.shape) != port["shape"] or array.dtype.name != port["dtype"]:
-            said = f"{name} (expected {port['dtype']} {show_shape(port['shape'])}, found {_describe(array)})"
-            (missing if array is None else altered).append(said)
-    more = [f"{name} (not expected, found {_describe(array)})" for name, array in found.items() if name not in expected]
-    kinds = [(kind, kind[:_SHOWN]) for kind in (altered, missing, more)]
-    said = "; ".join(part for _, shown in kinds for part in shown)
-    left = sum(len(kind) - len(shown) for kind, shown in kinds)
-    count = left + sum(len(shown) for _, shown in kinds)
-    return f"{count} differ: {said}" + (f"; and {left} others" if left else "") if count else ""
-
-
-_SHOWN = 4
-
-
 def _ports(ports: list[dict[str, Any]], prefix: str) -> dict[str, dict[str, Any]]:
     """Those whose names begin with `prefix`, by the rest of the name."""
     return {p["name"].removeprefix(prefix): p for p in ports if p["name"].startswith(prefix)}
@@ -216,7 +194,3 @@ def _buffer(array: Array, device: str) -> OrtValue:
     value = runtime().OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype, device, 0)
     value.update_inplace(np.ascontiguousarray(array))
     return value
-
-
-def _describe(array: Array | None) -> str:
-    return "none" if array is None else f"{array.dtype} {show_shape(array.shape)}"
