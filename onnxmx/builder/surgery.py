@@ -88,12 +88,12 @@ class Surgery:
         return self._finish(copy)
 
     # --- parts
-    def cut(self, name: str) -> Self:
-        """The model up to a value, which becomes its only output. What only later parts need is left out."""
+    def cut(self, name: str, *names: str) -> Self:
+        """The model up to values, which become its only outputs. What only later parts need is left out."""
         copy = self._copy()
-        value = _computed(copy.graph, name)
+        values = [_computed(copy.graph, n) for n in dict.fromkeys((name, *names))]
         copy.graph.outputs.clear()
-        copy.graph.outputs.append(value)
+        copy.graph.outputs.extend(values)
         return self._finish(_pruned(copy))
 
     def replace_head(self, name: str, head: Net, *, seed: int = 0) -> Self:

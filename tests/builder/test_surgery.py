@@ -106,6 +106,13 @@ def test_cut_leaves_out_inputs_that_nothing_reads() -> None:
     assert list(model.cut("twice").inputs) == ["a"]
 
 
+def test_cut_at_several_values() -> None:
+    part = checked(NET.cut("4", "3", "4"))
+    assert list(part.outputs) == ["4.Relu", "3.Flatten"]
+    for name, y in part(X).items():
+        np.testing.assert_array_equal(y, NET.cut(name)(X))
+
+
 def test_a_new_head() -> None:
     model = checked(NET.freeze("0").replace_head("3", L.Sequential(L.Dense(7, activation="tanh"), L.Dense(2))))
     assert list(model.outputs) == ["output"]
