@@ -157,6 +157,9 @@ CASES = [
     ),
     *(Case(f"{DOMAIN}.BatchNorm", (s, (3,), (3,)), make=lambda g, x, w, b: BatchNorm(g, x, w, b, epsilon=1e-5)[0])
       for s in ((4, 3, 2, 5), (4, 3))),
+    # A gradient that is a product by channel: the factor goes to the weights.
+    *(Case("Conv", ((2, 3, 5, 5), (4, 3, 3, 3), f), make=lambda g, x, w, f: g.mul(g.conv(x, w, strides=[2, 2]), f))
+      for f in ((1, 4, 1, 1), (4, 1, 1), (1, 4, 2, 2), (1, 1, 1, 1))),
     Case(f"{DOMAIN}.CTCLoss", ((3, 6, 4),), step=1e-2, make=lambda g, x: CTCLoss(
         g, g.op("LogSoftmax", x, axis=-1), np.array([[1, 1], [3, -1], [-1, -1]]), np.array([6, 4, 5]), blank=0)[0]),
     Case(f"{DOMAIN}.Dropout", ((6, 8),),

@@ -27,8 +27,32 @@ def conv(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     group = node.attributes.get_int("group", 1)
     window = Window.of(node, x, [static(w, k) for k in range(2, rank(w))])
     db = [g.reduce_sum(dy, [0, *range(2, rank(x))], keepdims=False)] if bias else []
-    dx = INPUT(g, dy, w, window=window, group=group, default="transposed")
-    return dx, weight_gradient(g, x, w, dy, window, group), *db
+    inner, scale = _unscaled(g, dy, w)
+    wide = w if scale is None else g.mul(w, scale)
+    dx = INPUT(g, inner, wide, window=window, group=group, default="transposed")
+    dw = weight_gradient(g, x, w, inner, window, group)
+    return dx, dw if scale is None else g.mul(dw, scale), *db
+
+
+def _unscaled(g: GraphBuilder, dy: ir.Value, w: ir.Value) -> tuple[ir.Value, ir.Value | None]:
+    """dy without a factor for each channel, and that factor in the shape in which it multiplies W.
+
+    The gradient of batch normalization ends in such a factor: on the weights, it is a pass over the images less.
+    """
+    made, channels = dy.producer(), static(w, 0)
+    if made is None or made.op_type != "Mul" or made.domain != "":
+        return dy, None
+    by_channel = [channels] + [1] * (rank(w) - 2)
+    for inner, factor in (made.inputs, reversed(made.inputs)):
+        assert inner is not None
+        assert factor is not None
+        if (
+            factor.shape is not None
+            and list(factor.shape) in (by_channel, [1, *by_channel])
+            and inner.shape == dy.shape
+        ):
+            return inner, g.reshape(factor, [channels] + [1] * (rank(w) - 1))
+    return dy, None
 
 
 @gradient("ConvTranspose")
