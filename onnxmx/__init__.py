@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from onnxmx.builder.model import build as build
     from onnxmx.builder.model import load as load
     from onnxmx.exporter import quantize as quantize
+    from onnxmx.exporter import quantize_aware as quantize_aware
     from onnxmx.serve import serve as serve
     from onnxmx.trainer import data as data
     from onnxmx.trainer import losses as losses
@@ -166,6 +167,7 @@ _NAMES = {
     "gradients": "onnxmx.trainer.grad",
     "load": "onnxmx.builder.model",
     "quantize": "onnxmx.exporter",
+    "quantize_aware": "onnxmx.exporter",
     "resume": "onnxmx.trainer.fit",
 }
 

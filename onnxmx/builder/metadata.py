@@ -11,6 +11,9 @@ CHECKPOINT = "onnxmx.checkpoint"
 AS_INFERRED = "onnxmx.as_inferred"
 """Of a node that computes something else in training: the model holds its gradient as it infers."""
 
+TRACKED = "onnxmx.tracked"
+"""Of a QuantizeLinear: training moves its scale with what it sees, and keeps this share of it a step, a number."""
+
 TRAINABLE = "onnxmx.trainable"
 """The names of the parameters that training changes, a JSON list: the only such list."""
 
@@ -28,3 +31,6 @@ PROVENANCE = "onnxmx.provenance"
 
 QUANTIZATION = "onnxmx.quantization"
 """How a quantized model was made, a JSON object."""
+
+AWARE = "onnxmx.quantization_aware"
+"""The same of a model in quantization-aware training, whose weights are still floats."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnxmx.builder.metadata import TRACKED
+
 _SETTINGS: dict[str, range] = {
     "BatchNormalization": range(3, 5),
     "DequantizeLinear": range(1, 3),
@@ -26,7 +28,8 @@ _MOVES = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transp
 
 
 def parameters(graph: ir.Graph, listed: list[str] | None) -> dict[str, ir.Value]:
-    """The parameters of a graph by name: float32, of rank 1 or more, read as weights; running statistics included.
+    """The parameters of a graph by name: float32, of rank 1 or more, read as weights; running statistics included, and
+    among these the scales of quantization that training tracks.
 
     listed: the names that the file itself calls trainable; a scalar among them is a parameter too.
     """
@@ -36,7 +39,7 @@ def parameters(graph: ir.Graph, listed: list[str] | None) -> dict[str, ir.Value]
         for name, value in graph.initializers.items()
         if value.dtype == ir.DataType.FLOAT
         and not name.startswith("const.")
-        and (name in named or (len(value.shape or ()) > 0 and (_is_weight(value) or _is_statistic(value))))
+        and (name in named or _is_statistic(value) or (len(value.shape or ()) > 0 and _is_weight(value)))
     }
 
 
@@ -54,7 +57,11 @@ def trainable_at_all(graph: ir.Graph, listed: list[str] | None) -> list[str]:
 
 
 def _is_statistic(value: ir.Value) -> bool:
-    return any(use.node.op_type == "BatchNormalization" and use.idx in (3, 4) for use in value.uses())
+    return any(
+        (use.node.op_type == "BatchNormalization" and use.idx in (3, 4))
+        or (use.node.op_type == "QuantizeLinear" and use.idx == 1 and TRACKED in use.node.metadata_props)
+        for use in value.uses()
+    )
 
 
 def _is_weight(value: ir.Value) -> bool:

@@ -14,7 +14,11 @@ from onnxmx.cli.output import Answer, Result
 _QUANTIZE = "onnxmx.exporter:quantize"
 
 
-@command(example="onnxmx quantize runs/lenet-digits/model.onnx --data digits --max-drop 0.005")
+@command(
+    example="""\
+onnxmx quantize runs/lenet-digits/model.onnx --data digits --max-drop 0.005
+onnxmx quantize runs/lenet-digits/model.onnx --data digits --finetune 2"""
+)
 @click.argument("model")
 @data_options()
 @click.option("-o", "--out", metavar="FILE", help="The quantized file; by default MODEL.int8.onnx beside the model.")
@@ -24,6 +28,16 @@ _QUANTIZE = "onnxmx.exporter:quantize"
     type=int,
     default_in=f"{_QUANTIZE}.calibration_samples",
     help="Samples of the train split that ranges are taken from.",
+)
+@library_option(
+    "--finetune",
+    type=int,
+    metavar="EPOCHS",
+    default_in=f"{_QUANTIZE}.finetune",
+    help="Epochs of quantization-aware training on the train split.",
+)
+@library_option(
+    "--lr", type=float, default_in=f"{_QUANTIZE}.lr", help="The learning rate of --finetune at its highest."
 )
 @library_option(
     "--threads",
@@ -36,7 +50,8 @@ def quantize(model: str, data: str, data_dir: str | None, out: str | None, **opt
 
     MODEL is an .onnx file. Ranges are calibrated on the train split of the dataset; accuracy, size and latency before
     and after are measured on the test split and this machine, and written to report.json beside the quantized file.
-    Nothing is written where the model would become worse by more than --max-drop.
+    With --finetune the model is then still trained, computing in 8 bits (docs/quantization.md). Nothing is written
+    where the model would become worse by more than --max-drop.
     """
     from onnxmx.exporter import quantize as library
     from onnxmx.exporter.quantization import report_path

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
+from onnxmx.builder.model import Model
 from onnxmx.builder.session import run_errors
-from onnxmx.errors import DataError
+from onnxmx.errors import DataError, OnnxmxError, UsageError
 from onnxmx.exporter.quiet import quiet
 from onnxmx.trainer.data import Dataset
+from onnxmx.trainer.evaluate import fit_inputs
 
 Array = np.ndarray[Any, Any]
 Ranges = dict[str, tuple[np.float32, np.float32]]
@@ -98,3 +103,41 @@ def _batches(data: Dataset, samples: int) -> Iterator[dict[str, Array]]:
     for start in range(0, len(chosen), BATCH):
         batch = data.batch(chosen[start : start + BATCH])
         yield {name: batch[name] for name in data.inputs}
+
+
+def fit_samples(model: Model, data: Dataset) -> Dataset:
+    """`data` without its labels, which calibration has no use for: with the one label that `fit_inputs` asks for."""
+    return fit_inputs(model, replace(data, labels={"onnxmx.unused": np.zeros(len(data), np.int64)}, classes=None))
+
+
+def check_samples(count: int) -> None:
+    """Raises UsageError for a count of calibration samples that is none."""
+    if not isinstance(count, int) or count < 1:
+        raise UsageError(
+            f"calibration_samples expected a whole number of 1 or more; found {count!r}",
+            mend="A few hundred do for most models.",
+        )
+
+
+def check_batch(model: Model) -> None:
+    """Raises DataError for a model that takes batches of one size alone."""
+    for port in model.inputs.values():
+        if port.shape and isinstance(port.shape[0], int):
+            raise DataError(
+                f"the model's input {port.name!r} expected a batch of any size as its first dimension; "
+                f"found the shape {port.shape}",
+                mend='Build or export it with a symbolic one, such as ("batch", ...).',
+            )
+
+
+@contextmanager
+def work_folder() -> Iterator[Path]:
+    """A folder for temporary files, gone afterwards. Raises OnnxmxError where they cannot be written."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="onnxmx-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise OnnxmxError(
+            f"cannot write temporary files in {tempfile.gettempdir()}: {error.strerror or error}; nothing was written",
+            mend="Free some space there, or name another folder in the variable TMPDIR.",
+        ) from error

@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
 from onnxmx.builder.metadata import QUANTIZATION, TRAINABLE
 from onnxmx.builder.model import Model, load
-from onnxmx.errors import DataError, OnnxmxError, UsageError
+from onnxmx.errors import OnnxmxError, UsageError
 from onnxmx.exporter import qdq, report
-from onnxmx.exporter.calibrate import Extremes, Ranges, calibrate
+from onnxmx.exporter.aware import trainable
+from onnxmx.exporter.calibrate import (
+    Extremes,
+    Ranges,
+    calibrate,
+    check_batch,
+    check_samples,
+    fit_samples,
+    work_folder,
+)
 from onnxmx.exporter.floats import split
 from onnxmx.exporter.measure import Quality, latencies, machine
 from onnxmx.exporter.prepare import prepare, weighted
@@ -27,7 +33,11 @@ from onnxmx.exporter.report import Attempt, Measured, Report
 from onnxmx.files import write_atomic
 from onnxmx.trainer import losses
 from onnxmx.trainer.data import Dataset
-from onnxmx.trainer.evaluate import fit_data, fit_inputs
+from onnxmx.trainer.evaluate import fit_data
+from onnxmx.trainer.fit import fit
+from onnxmx.trainer.optimizers import Adam
+from onnxmx.trainer.qat import deployed
+from onnxmx.trainer.schedules import Cosine
 
 Progress = Callable[[str], None]
 
@@ -44,6 +54,8 @@ def quantize(
     loss: losses.LossLike | None = None,
     max_drop: float = 0.01,
     calibration_samples: int = 512,
+    finetune: int = 0,
+    lr: float = 1e-4,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -52,32 +64,34 @@ def quantize(
         report = mx.quantize("lenet.onnx", mx.data.digits("train"), mx.data.digits("test"), "lenet.int8.onnx")
         print(report)
 
-    calibration: inputs from which the ranges of activations are taken; its labels, if any, are not used.
+    calibration: inputs from which the ranges of activations are taken; its labels are used for `finetune` alone.
     evaluation: inputs and labels on which the model is compared before and after.
     loss: by default that of the model's training; in a file from elsewhere softmax_cross_entropy for integer labels,
     mean_squared_error for others.
     max_drop: how much worse it may get: of 1 for accuracy, of the labels' mean absolute deviation for a regression.
     calibration_samples: how many samples are used, spread evenly over `calibration`.
-    threads: for evaluation; times are always those of one thread. progress: told each stage, in words.
+    finetune: epochs of quantization-aware training on `calibration` (see `quantize_aware`), instead of what follows
+    below.   lr: the rate of Adam there, falling to 0 as half a cosine.
+    threads: for training and evaluation; times are always those of one thread. progress: told each stage, in words.
 
     Where the drop is larger than `max_drop`, narrower ranges are tried, then some layers left in float, as measured.
     Raises OnnxmxError where even that is not enough, and then writes nothing; UsageError for an argument outside its
     range, GraphError for a model that cannot be quantized, DataError for data that does not fit it,
     MissingExtraError without onnxruntime.
     """
-    _check_numbers(max_drop, calibration_samples)
+    _check_numbers(max_drop, calibration_samples, finetune)
     tell = progress or (lambda line: None)
     target = _check_out(out, model)
     model = model if isinstance(model, Model) else load(model)
-    _check_batch(model)
+    check_batch(model)
     rules = losses.of(model, evaluation, loss)
     if not isinstance(rules, losses.Loss):
         raise UsageError(
             f"quantize expected one loss; found {rules}", mend="Name one by loss=, and cut the model to its output."
         )
     quality = Quality(fit_data(model, evaluation, rules), rules, threads)
-    samples = _fit_samples(model, calibration)
-    with _work_folder() as folder:
+    samples = fit_samples(model, calibration) if not finetune else fit_data(model, calibration, rules)
+    with work_folder() as folder:
         proto = prepare(model, folder)
         used = min(calibration_samples, len(samples))
         tell(f"calibrating on {used} samples")
@@ -86,7 +100,7 @@ def quantize(
     before = quality.of(model)
     calibrated = report.Data(calibration.name, calibration.split, used, calibration.digest())
     search = _Search(model, proto, quality, before, max_drop, calibrated, tell)
-    found = search.run(extremes)
+    found = search.finetuned(samples, finetune, lr, extremes) if finetune else search.run(extremes)
     tell("measuring the time of a run")
     original, data = model.to_bytes(), found.data
     old, new = latencies([original, data], quality.data)
@@ -151,7 +165,7 @@ class _Search:
         calibrated: report.Data,
         tell: Progress,
     ) -> None:
-        self._original, self._proto = model.to_proto(), proto
+        self._model, self._original, self._proto = model, model.to_proto(), proto
         self._metadata = dict(model.metadata)
         self._quality, self._before, self._max_drop = quality, before, max_drop
         self._calibrated, self._tell = calibrated, tell
@@ -179,11 +193,33 @@ class _Search:
             if self._good(candidate):
                 return candidate
             count *= 2
+        raise self._failed("calibrate on more or more typical samples, or train on with finetune (--finetune)")
+
+    def finetuned(self, data: Dataset, epochs: int, lr: float, extremes: Extremes) -> _Candidate:
+        """What quantization-aware training on `data` gives. Raises OnnxmxError where it loses more than allowed."""
+        name = f"min-max, then tracked in {epochs} epochs of training"
+        self._tell(f"training in 8 bits: {epochs} epochs")
+        aware = trainable(self._model, self._proto, extremes.min_max(), self._described(name, []))
+        run = fit(
+            aware,
+            data,
+            epochs=epochs,
+            loss=self._quality.loss,
+            optimizer=Adam(Cosine(lr)),
+            threads=self._quality.threads,
+            progress=False,
+        )
+        candidate = self._candidate(name, [], deployed(run.last).to_proto())
+        if not self._good(candidate):
+            raise self._failed("train for more epochs or at another rate")
+        return candidate
+
+    def _failed(self, mend: str) -> OnnxmxError:
         best = min(self.attempts, key=lambda a: a.drop)
-        raise OnnxmxError(
+        return OnnxmxError(
             f"quantize expected a drop of {self._quality.metric.name} of at most {self._max_drop:.4g}; "
             f"found {best.drop:.4g} in the best of {len(self.attempts)} ways; nothing was written",
-            mend="Allow more with max_drop (--max-drop), calibrate on more or more typical samples, or keep the float.",
+            mend=f"Allow more with max_drop (--max-drop), {mend}; or keep the float.",
         )
 
     def _by_sensitivity(self, ranges: Ranges) -> list[str]:
@@ -205,7 +241,9 @@ class _Search:
         kept = kept or []
         self._tell(f"quantizing: {name}" + (f", {len(kept)} layers in float" if kept else ""))
         result = qdq.quantized(self._proto, ranges, keep_float=kept)
-        proto = qdq.finish(result, self._original, self._described(name, kept))
+        return self._candidate(name, kept, qdq.finish(result, self._original, self._described(name, kept)))
+
+    def _candidate(self, name: str, kept: list[str], proto: onnx.ModelProto) -> _Candidate:
         measured = self._quality.of(Model(ir.from_proto(proto)))
         attempt = Attempt(name, tuple(kept), self._quality.drop(self._before, measured))
         self.attempts.append(attempt)
@@ -231,14 +269,12 @@ class _Search:
         return candidate.attempt.drop <= self._max_drop + 1e-9
 
 
-def _check_numbers(max_drop: float, calibration_samples: int) -> None:
+def _check_numbers(max_drop: float, calibration_samples: int, finetune: int) -> None:
     if not isinstance(max_drop, (int, float)) or math.isnan(max_drop) or not 0 <= max_drop < math.inf:
         raise UsageError(f"max_drop expected a number of 0 or more; found {max_drop!r}", mend="For example 0.01.")
-    if not isinstance(calibration_samples, int) or calibration_samples < 1:
-        raise UsageError(
-            f"calibration_samples expected a whole number of 1 or more; found {calibration_samples!r}",
-            mend="A few hundred do for most models.",
-        )
+    check_samples(calibration_samples)
+    if isinstance(finetune, bool) or not isinstance(finetune, int) or finetune < 0:
+        raise UsageError(f"finetune expected a number of epochs, 0 or more; found {finetune!r}", mend="For example 2.")
 
 
 def _check_out(out: str | os.PathLike[str], model: Model | str | os.PathLike[str]) -> Path:
@@ -251,31 +287,3 @@ def _check_out(out: str | os.PathLike[str], model: Model | str | os.PathLike[str
             mend="The float model cannot be had back from the quantized one: choose another name.",
         )
     return target
-
-
-def _fit_samples(model: Model, data: Dataset) -> Dataset:
-    """`data` without its labels, which calibration has no use for: with the one label that `fit_inputs` asks for."""
-    return fit_inputs(model, replace(data, labels={"onnxmx.unused": np.zeros(len(data), np.int64)}, classes=None))
-
-
-def _check_batch(model: Model) -> None:
-    for port in model.inputs.values():
-        if port.shape and isinstance(port.shape[0], int):
-            raise DataError(
-                f"the model's input {port.name!r} expected a batch of any size as its first dimension; "
-                f"found the shape {port.shape}",
-                mend='Build or export it with a symbolic one, such as ("batch", ...).',
-            )
-
-
-@contextmanager
-def _work_folder() -> Iterator[Path]:
-    """A folder for temporary files, gone afterwards. Raises OnnxmxError where they cannot be written."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="onnxmx-") as folder:
-            yield Path(folder)
-    except OSError as error:
-        raise OnnxmxError(
-            f"cannot write temporary files in {tempfile.gettempdir()}: {error.strerror or error}; nothing was written",
-            mend="Free some space there, or name another folder in the variable TMPDIR.",
-        ) from error

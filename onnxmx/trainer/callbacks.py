@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from onnxmx.builder.literals import is_number
 from onnxmx.errors import CheckpointError, UsageError, unknown_name
 from onnxmx.files import write_atomic
+from onnxmx.trainer.qat import deployed
 
 if TYPE_CHECKING:
     from onnxmx.trainer.loop import Loop
@@ -117,7 +118,7 @@ class KeepBest(Callback):
         kept = {f"epoch-{past['epoch']}.onnx" for past in ranked[: self.count]}
         latest = f"epoch-{loop.position.epoch}.onnx"
         if latest in kept:
-            write_atomic(folder / latest, loop.current().to_bytes())
+            write_atomic(folder / latest, deployed(loop.current()).to_bytes())
         for path in folder.glob("epoch-*.onnx"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from onnxmx.trainer.autodiff.registry import is_users_own
 from onnxmx.trainer.autodiff.rules.lstm import keeps_steps, lstm_that_keeps
 from onnxmx.trainer.autodiff.rules.recurrence import time_major
 from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout
+from onnxmx.trainer.qat import observe
 
 Values = Mapping[str, ir.Value]
 Known = MutableMapping[ir.Value | None, ir.Value | None]
@@ -286,6 +287,7 @@ def _recurrent(
 _REWRITES: dict[str, Rewrite] = {
     "Dropout": _dropout,
     "BatchNormalization": _batch_norm,
+    "QuantizeLinear": observe,
     **dict.fromkeys(("RNN", "LSTM", "GRU"), _recurrent),
 }
 REWRITTEN = frozenset(_REWRITES)

@@ -29,6 +29,7 @@ from onnxmx.trainer.objective import Objective, outputs_of
 from onnxmx.trainer.offender import find_offender
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.progress import Reporter
+from onnxmx.trainer.qat import deployed
 from onnxmx.trainer.run_directory import Log, Position, RunDirectory
 from onnxmx.trainer.timing import Timing
 from onnxmx.trainer.trainer import Trainer
@@ -197,12 +198,12 @@ class Loop:
     def _keep(self, best: bool) -> None:
         """Keep the model as it is now: as the last one, and as the best one."""
         if self._files is None:
-            self._best = self.current() if best else self._best
+            self._best = deployed(self.current()) if best else self._best
             return
-        current = self.current().to_bytes()
+        current = self.current()
         if best:
-            write_atomic(self._files.best, current)
-        write_atomic(self._files.last, current)
+            write_atomic(self._files.best, deployed(current).to_bytes())
+        write_atomic(self._files.last, current.to_bytes())
 
     def _ended(self, best: Measures | None = None) -> Run:
         last = self.current()

@@ -1,0 +1,169 @@
+"""Quantization-aware training: the trained graph is the 8-bit one, and training mends what rounding broke."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import onnxmx as mx
+from onnxmx.builder import layers as L
+from onnxmx.builder.model import Model, from_bytes, load
+from onnxmx.errors import UsageError
+from onnxmx.exporter import quantize, quantize_aware
+from onnxmx.trainer.data import Dataset
+from onnxmx.trainer.engine import OrtEngine
+from onnxmx.trainer.evaluate import evaluate
+from onnxmx.trainer.qat import MOMENTUM, deployed
+from onnxmx.trainer.step import compile_step, initial_state
+
+from .conftest import train
+from .running import all_eight_bit
+
+RANGES = ("tracked", "learned")
+
+
+def numbers(model: Model) -> dict[str, np.ndarray[Any, Any]]:
+    return {t.name: onnx.numpy_helper.to_array(t) for t in model.to_proto().graph.initializer}
+
+
+def kinds(model: Model) -> Counter[tuple[str, tuple[str, ...]]]:
+    return Counter((n.op_type, tuple(v.name for v in n.inputs if v.is_initializer())) for n in model.ir.graph)
+
+
+@pytest.fixture(scope="module", params=RANGES)
+def aware(request: pytest.FixtureRequest, lenet: Model, train_data: Dataset) -> Model:
+    return quantize_aware(lenet, train_data, ranges=request.param)
+
+
+@pytest.fixture(scope="module")
+def after(aware: Model, train_data: Dataset, test_data: Dataset) -> mx.trainer.loop.Run:
+    return mx.fit(aware, train_data, validation=test_data, epochs=3, optimizer=mx.Adam(mx.Cosine(3e-4)), progress=False)
+
+
+def test_before_training_it_is_what_quantize_writes(
+    aware: Model, lenet: Model, train_data: Dataset, test_data: Dataset, tmp_path: Path
+) -> None:
+    quantize(lenet, train_data, test_data, tmp_path / "q.onnx")
+    plain, ours = load(tmp_path / "q.onnx"), from_bytes(deployed(aware).to_bytes())
+    expected, found = numbers(plain), numbers(ours)
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(array, found[name], err_msg=name)
+    assert kinds(plain) == kinds(ours)
+    assert len(deployed(aware).to_bytes()) <= 1.01 * (tmp_path / "q.onnx").stat().st_size
+    x = test_data.batch(slice(50))["image"]
+    np.testing.assert_array_equal(plain(x), ours(x))
+    # And so does what is trained: only the biases are rounded less.
+    np.testing.assert_allclose(aware(x), ours(x), atol=0.15)
+
+
+def test_lenet_loses_nothing(after: mx.trainer.loop.Run, lenet: Model, test_data: Dataset, tmp_path: Path) -> None:
+    before = evaluate(lenet, test_data)
+    eight = evaluate(after.model, test_data)
+    assert eight["accuracy"] >= before["accuracy"] - 0.002
+    assert after.best["validation_accuracy"] == pytest.approx(eight["accuracy"], abs=0.003)
+    after.model.save(tmp_path / "q.onnx")
+    assert (tmp_path / "q.onnx").stat().st_size <= 0.35 * len(lenet.to_bytes())
+    assert all_eight_bit(tmp_path / "q.onnx", tmp_path / "optimized.onnx")
+
+
+def test_the_file_says_what_it_is(after: mx.trainer.loop.Run, aware: Model, lenet: Model) -> None:
+    model = from_bytes(after.model.to_bytes())
+    assert model.trainable == []
+    assert not any("tracked" in key for node in model.ir.graph for key in node.metadata_props)
+    assert json.loads(model.metadata["onnxmx.quantization"])["ranges"] in RANGES
+    assert "onnxmx.quantization_aware" not in model.metadata
+    assert set(aware.trainable) >= set(lenet.trainable)
+    assert set(after.last.parameters()) == set(aware.parameters())  # it can be trained on
+    moved = [n for n in aware.parameters() if not np.array_equal(aware.parameters()[n], after.last.parameters()[n])]
+    assert {"0.weight", "0.bias"} <= set(moved)
+    assert {"0.Relu_scale", "0.weight_scale"} <= set(moved) or {"0.Relu.range", "0.weight.range"} <= set(moved)
+
+
+def test_training_mends_what_rounding_broke(train_data: Dataset, test_data: Dataset, tmp_path: Path) -> None:
+    """One hidden unit of 100 times the range of the others leaves these three values of 256."""
+    net = L.Sequential(L.Flatten(), L.Dense(24, activation="relu"), L.Dense(10))
+    model = train(net.build(image=("batch", 1, 8, 8)), train_data, 12)
+    arrays = model.parameters()
+    unit = int(np.argmax(np.abs(arrays["2.weight"]).max(1)))
+    arrays["1.weight"][:, unit] *= 100
+    arrays["1.bias"][unit] *= 100
+    arrays["2.weight"][unit] /= 100
+    wide = model.with_parameters(arrays)
+    before = evaluate(wide, test_data)["accuracy"]
+    assert before == pytest.approx(evaluate(model, test_data)["accuracy"], abs=0.003)
+    broken = evaluate(deployed(quantize_aware(wide, train_data)), test_data)["accuracy"]
+    assert broken < before - 0.05
+    report = quantize(wide, train_data, test_data, tmp_path / "q.onnx", finetune=15, lr=3e-3, max_drop=0.02)
+    assert report.after.quality["accuracy"] > broken + 0.03
+    assert report.attempts[0].name.startswith("min-max, then tracked in 15 epochs")
+    assert "tracked" in json.loads(load(tmp_path / "q.onnx").metadata["onnxmx.quantization"])["ranges"]
+
+
+def test_a_tracked_scale_is_a_moving_average(train_data: Dataset) -> None:
+    net = L.Sequential(L.Flatten(), L.Dense(16, activation="relu"), L.Dense(10))
+    model = quantize_aware(net.build(image=("batch", 1, 8, 8)), train_data, calibration_samples=32)
+    optimizer = mx.SGD(0.0)
+    engine = OrtEngine(
+        compile_step(model, loss="softmax_cross_entropy", optimizer=optimizer), initial_state(model, optimizer, 0)
+    )
+    batch = train_data.batch(slice(200, 300))
+    engine.step(batch)
+    before, found = model.parameters(), engine.state()
+    x = batch["image"].reshape(100, -1)
+    image = np.clip(np.round(x / before["0.Flatten_scale"]), 0, 255) * before["0.Flatten_scale"]
+    w = before["1.weight"]
+    steps = np.abs(w).max(0) / 127
+    np.testing.assert_allclose(found["1.weight_scale"], steps, rtol=1e-6)
+    w = np.round(w / before["1.weight_scale"]) * before["1.weight_scale"]
+    hidden = (image @ w + before["1.bias"]).max() / 255  # the zero point is the least integer: a Relu
+    expected = MOMENTUM * before["1.Relu_scale"] + (1 - MOMENTUM) * hidden
+    np.testing.assert_allclose(found["1.Relu_scale"], expected, rtol=1e-5)
+
+
+def test_frozen_weights_stay_integers(lenet: Model, train_data: Dataset) -> None:
+    model = quantize_aware(lenet.freeze("0", "2"), train_data, calibration_samples=32)
+    assert model.trainable == ["5.weight", "5.bias", "6.weight", "6.bias"]
+    assert model.ir.graph.initializers["0.weight_quantized"].dtype is ir.DataType.INT8
+
+
+def test_batch_norm_is_folded_and_residuals_are_unsigned(train_data: Dataset, tmp_path: Path) -> None:
+    def net(image):
+        x = L.Activation("relu")(L.BatchNorm()(L.Conv2D(8, 3, padding="same")(image)))
+        x = L.Activation("relu")(x + L.Conv2D(8, 3, padding="same")(x))
+        return L.Dense(10)(L.Flatten()(L.AvgPool2D(8)(x)))
+
+    model = mx.build(net, image=("batch", 1, 8, 8))
+    for ranges in RANGES:
+        aware = quantize_aware(model, train_data, ranges=ranges, calibration_samples=64)
+        run = mx.fit(aware, train_data, optimizer=mx.Adam(1e-3), progress=False)
+        run.model.save(tmp_path / "q.onnx")
+        assert all_eight_bit(tmp_path / "q.onnx", tmp_path / "optimized.onnx")
+        batch = train_data.batch(slice(64))["image"]
+        np.testing.assert_allclose(run.model(batch), run.last(batch), atol=0.05)
+
+
+def test_a_run_goes_on_to_the_same_bytes(train_data: Dataset, tmp_path: Path) -> None:
+    net = L.Sequential(L.Flatten(), L.Dense(16, activation="relu"), L.Dense(10))
+    aware = quantize_aware(net.build(image=("batch", 1, 8, 8)), train_data, calibration_samples=32)
+    mx.fit(aware, train_data, out=tmp_path, epochs=3, checkpoint_s=1000.0, progress=False)
+    files = [tmp_path / name for name in ("model.onnx", "last.onnx", "metrics.jsonl")]
+    whole = [file.read_bytes() for file in files]
+    newest = max((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.stem.removeprefix("step-")))
+    newest.unlink()  # as if it had been stopped in the last epoch
+    mx.resume(tmp_path, train_data, progress=False)
+    assert [file.read_bytes() for file in files] == whole
+    assert load(tmp_path / "model.onnx").trainable == []
+    assert load(tmp_path / "last.onnx").trainable == aware.trainable
+
+
+def test_unknown_ranges(lenet: Model, train_data: Dataset) -> None:
+    with pytest.raises(UsageError, match=r"'trackd'\n.*'tracked'"):
+        quantize_aware(lenet, train_data, ranges="trackd", calibration_samples=8)
