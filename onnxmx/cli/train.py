@@ -77,6 +77,13 @@ onnxmx train --resume runs/first"""
 @_option("--patience", field="patience", type=int, metavar="EPOCHS", help="End after so many without a better one.")
 @_option("--min-delta", field="min_delta", type=float, help="By how much an epoch must be better, for --patience.")
 @_option("--keep-best", field="keep_best", type=int, metavar="N", help="Keep the models of the N best epochs in best/.")
+@_option(
+    "--log",
+    field="logs",
+    multiple=True,
+    choices_in="onnxmx.trainer.logs:LOGS",
+    help="What to write besides metrics.jsonl; again for another. By default curves, where matplotlib is installed.",
+)
 @_option("--time-budget", field="time_budget_s", type=float, metavar="SECONDS", help="Stop after so long, saved.")
 def train(
     model: str | None,
@@ -84,6 +91,7 @@ def train(
     overwrite: bool,
     resume: str | None,
     settings: tuple[str, ...],
+    logs: tuple[str, ...],
     **options: Any,
 ) -> Answer:
     """Train a model and write the run to a folder.
@@ -101,6 +109,7 @@ def train(
     from onnxmx.trainer.tables import parse_setting
 
     started = time.perf_counter()
+    options["logs"] = list(logs) or None
     if resume is not None:
         _alone(model, out or overwrite or bool(settings), given(options))
         folder = Path(resume)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import tomllib
 from collections.abc import Mapping
@@ -49,6 +50,7 @@ class TrainConfig:
     micro_batches: in how many parts a step goes through its batch.
     mix: mixup or cutmix, or a table of one.   measure: metrics beside the loss; by default that which goes with it.
     patience, min_delta, keep_best, time_budget_s: as in `fit`.
+    logs: csv, tensorboard, curves, or several in a list; by default curves, where matplotlib is installed.
     out: the run's folder.
     """
 
@@ -79,6 +81,7 @@ class TrainConfig:
     min_delta: float = 0.0
     keep_best: int = 0
     time_budget_s: float | None = None
+    logs: str | list[str] | None = None
 
     def make_optimizer(self) -> Optimizer:
         """The optimizer with its schedule. Raises UsageError for unknown names and rates out of range."""
@@ -145,6 +148,7 @@ class TrainConfig:
             min_delta=self.min_delta,
             keep_best=self.keep_best,
             time_budget_s=self.time_budget_s,
+            logs=_default_logs() if self.logs is None else listed(self.logs),
         )
 
     def check(self) -> None:
@@ -203,6 +207,10 @@ CLIPS = {
 }
 REGULARIZERS = {"l1": L1, "l2": L2, "max_norm": MaxNorm}
 _SHORTHANDS = {"clip": "global_norm"}
+
+
+def _default_logs() -> list[str]:
+    return ["curves"] if importlib.util.find_spec("matplotlib") else []
 
 
 def _make_schedule(what: str, table: Table, rate: float) -> Schedule:

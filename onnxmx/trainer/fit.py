@@ -55,6 +55,7 @@ def fit(
     min_delta: float = 0.0,
     keep_best: int = 0,
     time_budget_s: float | None = None,
+    logs: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Run:
@@ -85,6 +86,7 @@ def fit(
     patience: epochs without a better one, by more than min_delta, after which the run ends.
     keep_best: how many of the best epochs' models to keep in `out`, besides the best one.
     time_budget_s: seconds after which the run stops, saved so that it can go on.
+    logs: what to write into `out` besides metrics.jsonl: "csv", "tensorboard", "curves".
     callbacks: what else listens to the run, in this order: see mx.Callback.
     Raises DataError where data and model do not fit, UsageError for an option out of its range, GradientError,
     CheckpointError where `out` holds a run, TrainingError when the loss is not a number, StoppedError after Ctrl-C.
@@ -107,6 +109,7 @@ def fit(
         min_delta=min_delta,
         keep_best=keep_best,
         time_budget_s=time_budget_s,
+        logs=logs,
     )
     optimizer = Adam() if optimizer is None else optimizer
     _check_kinds(model, data, validation, optimizer)
@@ -133,6 +136,7 @@ def resume(
     checkpoint_s: float = 15.0,
     log_every: int = 50,
     time_budget_s: float | None = None,
+    logs: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Run:
@@ -143,7 +147,8 @@ def resume(
     data, validation: those that the run was started with. A run of `onnxmx train` needs no more than its folder.
     loss, measure: those that `fit` was given, where the loss was a function, or measure was given at all.
     checkpoint_s, log_every, progress: as in `fit`; log_every must be that of the run for the same metrics.jsonl.
-    time_budget_s: counted anew.   callbacks: those of the run, in their order; they go on from what they knew.
+    time_budget_s: counted anew.   logs: as in `fit`.
+    callbacks: those of the run, in their order; they go on from what they knew.
     Raises CheckpointError where there is no run, its checkpoint is damaged, another process trains there, or data or
     settings are not those of the run.
     """
@@ -161,7 +166,7 @@ def resume(
     kept = {name: made[name] for name in _KEPT if name in made}
     rules = losses.get(loss) if loss is not None else losses.kept(load(run.last).metadata.get(LOSS, ""))
     pace: dict[str, Any] = {"checkpoint_s": checkpoint_s, "log_every": log_every, "time_budget_s": time_budget_s}
-    plan = Plan(loss=rules, measure=measure, **pace, **kept)
+    plan = Plan(loss=rules, measure=measure, logs=logs, **pace, **kept)
     return go_on(folder, data, validation, plan, callbacks=callbacks, progress=progress)
 
 

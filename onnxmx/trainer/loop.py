@@ -103,6 +103,11 @@ class Loop:
         return self._files.path if self._files else None
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Steps of a whole epoch."""
+        return len(self._loader)
+
+    @property
     def steps(self) -> int:
         """Steps done, of every epoch so far."""
         return self.position.epoch * len(self._loader) + self.position.batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from onnxmx.builder.session import check_provider, cores
 from onnxmx.errors import UsageError, unknown_name
 from onnxmx.trainer.callbacks import Callback, EarlyStopping, KeepBest
 from onnxmx.trainer.engine import ENGINES
+from onnxmx.trainer.logs import make_logs
 from onnxmx.trainer.losses import LossLike
 from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Measure
@@ -31,6 +33,7 @@ class Plan:
     log_every: steps between the lines of metrics.jsonl.
     patience: epochs without a better one, by more than min_delta, after which the run ends; by default it does not.
     keep_best: how many of the best epochs' models to keep besides the best one.
+    logs: what to write besides metrics.jsonl, of csv, tensorboard, curves.
     time_budget_s: seconds after which the run stops, saved so that it can go on; by default there is no such limit.
     """
 
@@ -51,6 +54,7 @@ class Plan:
     min_delta: float = field(default=0.0, kw_only=True)
     keep_best: int = field(default=0, kw_only=True)
     time_budget_s: float | None = field(default=None, kw_only=True)
+    logs: Sequence[str] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         for name, low in _LEAST.items():
@@ -81,7 +85,7 @@ class Plan:
             raise UsageError(f"checkpoint_s expected a number of at least 0; found {self.checkpoint_s!r}")
         if not (self.time_budget_s is None or (is_number(self.time_budget_s) and self.time_budget_s > 0)):
             raise UsageError(f"time_budget_s expected a number of seconds above 0; found {self.time_budget_s!r}")
-        self.callbacks()  # they check patience and min_delta
+        self.callbacks()  # they check patience, min_delta and logs
 
     def callbacks(self) -> list[Callback]:
         """Those that the plan asks for, each run with new ones."""
@@ -91,7 +95,7 @@ class Plan:
                 mend="Add, for example, patience=5.",
             )
         stopping = [EarlyStopping(self.patience, self.min_delta)] if self.patience is not None else []
-        return [*([KeepBest(self.keep_best)] if self.keep_best else []), *stopping]
+        return [*make_logs(self.logs), *([KeepBest(self.keep_best)] if self.keep_best else []), *stopping]
 
     @property
     def micro_batch(self) -> int | None:

@@ -52,6 +52,7 @@ OTHER: dict[str, Any] = {
     "min_delta": 0.25,
     "keep_best": 2,
     "time_budget_s": 60.0,
+    "logs": ["csv"],
 }
 """A value for each field that is not its default."""
 

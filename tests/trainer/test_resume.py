@@ -52,10 +52,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(folder: Path, **changes: Any) -> dict[str, Any]:
-    made = {"model": f"{folder / 'net.py'}:net", "data": "digits", "threads": 2, "seed": 5, "checkpoint_s": 0.01}
+    made = {
+        "model": f"{folder / 'net.py'}:net",
+        "data": "digits",
+        "threads": 2,
+        "seed": 5,
+        "checkpoint_s": 0.01,
+        "logs": [],
+    }
     # An average of the weights and a rate that depends on the losses so far: both are state to come back.
     made |= {"average": "ema", "schedule": {"name": "plateau", "every": 20, "patience": 0, "factor": 0.7}}
-    return made | {"epochs": EPOCHS, "batch_size": 8} | changes
+    return made | {"logs": [], "epochs": EPOCHS, "batch_size": 8} | changes
 
 
 def files(run: Path) -> dict[str, bytes]:
