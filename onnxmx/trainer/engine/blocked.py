@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
@@ -40,17 +41,14 @@ def lower(data: bytes, b: int | None) -> bytes:
     """
     if b is None or b"Conv" not in data:
         return data
-    model = ir.from_proto(onnx.load_from_string(data))
-    if not any(node.op_type in ("Conv", "ConvTranspose") for node in model.graph):
-        return data
-    passes.InlinePass()(model)
-    inferred = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model)))
-    lowering = _Lowering(inferred.graph, b)
+    proto = onnx.inliner.inline_local_functions(onnx.load_from_string(data))
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    lowering = _Lowering(model.graph, b)
     if not lowering.run():
         return data
-    passes.RemoveUnusedNodesPass()(inferred)
-    inferred.opset_imports[DOMAIN] = 1
-    return bytes(ir.to_proto(inferred).SerializeToString())
+    passes.RemoveUnusedNodesPass()(model)
+    model.opset_imports[DOMAIN] = 1
+    return bytes(ir.to_proto(model).SerializeToString())
 
 
 @cache
