@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from onnxmx.exporter import quantize_aware as quantize_aware
     from onnxmx.serve import serve as serve
     from onnxmx.trainer import data as data
+    from onnxmx.trainer import gan as gan
     from onnxmx.trainer import losses as losses
     from onnxmx.trainer import metrics as metrics
     from onnxmx.trainer.autodiff import gradient as gradient
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from onnxmx.trainer.evaluate import evaluate as evaluate
     from onnxmx.trainer.fit import fit as fit
     from onnxmx.trainer.fit import resume as resume
+    from onnxmx.trainer.gan import fit_gan as fit_gan
     from onnxmx.trainer.grad import grad as grad
     from onnxmx.trainer.grad import gradients as gradients
     from onnxmx.trainer.joint import Joint as Joint
@@ -96,6 +98,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "data": "onnxmx.trainer.data",
+    "gan": "onnxmx.trainer.gan",
     "init": "onnxmx.builder.init",
     "layers": "onnxmx.builder.layers",
     "losses": "onnxmx.trainer.losses",
@@ -161,6 +164,7 @@ _NAMES = {
     "compile_step": "onnxmx.trainer.step",
     "evaluate": "onnxmx.trainer.evaluate",
     "fit": "onnxmx.trainer.fit",
+    "fit_gan": "onnxmx.trainer.gan",
     "function": "onnxmx.builder.functions",
     "grad": "onnxmx.trainer.grad",
     "gradient": "onnxmx.trainer.autodiff",

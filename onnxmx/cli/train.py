@@ -30,6 +30,7 @@ def _option(*names: str, field: str, **attributes: Any) -> Decorator:
 @command(
     example="""\
 onnxmx train lenet --data digits -o runs/first
+onnxmx train dcgan --data mnist --epochs 10 -s gan.smoothing=0.1
 onnxmx train my_model.py:net --data my_data.npz --epochs 20 --optimizer adamw --lr 3e-4
 onnxmx train runs/first/config.toml --seed 2 -s optimizer.lr=3e-4 -o runs/second
 onnxmx train --resume runs/first"""
@@ -102,7 +103,7 @@ def train(
     The folder holds model.onnx (the best epoch's), last.onnx, step.onnx (the training step, itself plain ONNX),
     metrics.jsonl, config.toml and checkpoints. A run that was stopped, even by kill -9, goes on with --resume;
     so does one that Ctrl-C stopped: it ends after the step, saves and exits with 130; and one whose --time-budget is
-    used up, which exits with 0.
+    used up, which exits with 0. A GAN's folder holds a step for each of the two, and samples/epoch-<n>.png.
     """
     from onnxmx.trainer import run as library
     from onnxmx.trainer.config import TrainConfig
@@ -172,9 +173,9 @@ def _answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> 
         *([timing] if (timing := show_timing(trained.timing)) else []),
         f"best model {model}",
         f"last model {last}",
+        *([f"samples {folder / 'samples'}"] if config.gan is not None else []),
         "next:",
-        f"  onnxmx evaluate {file} {data}",
-        f"  onnxmx quantize {file} {data}",
+        *([f"  onnxmx evaluate {file} {data}", f"  onnxmx quantize {file} {data}"] if config.gan is None else []),
         f"  onnxmx serve {file}",
     ]
     answer = {

@@ -16,6 +16,7 @@ from onnxmx.models.autoencoder import autoencoder, vae
 from onnxmx.models.densenet import densenet121, densenet161, densenet169, densenet201
 from onnxmx.models.dqn import dqn
 from onnxmx.models.gan import (
+    GAN,
     dcgan,
     dcgan_discriminator,
     dcgan_generator,
@@ -51,6 +52,7 @@ from onnxmx.models.unet import unet
 from onnxmx.models.vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 
 __all__ = [
+    "GAN",
     "MODELS",
     "alexnet",
     "autoencoder",

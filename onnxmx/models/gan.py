@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from onnxmx.builder import init
 from onnxmx.builder import layers as L
 from onnxmx.builder.graph import Value
@@ -82,7 +84,7 @@ def mlp_gan_discriminator(
 def dcgan(input: Shape = (3, 64, 64), code: int = 100, width: int = 64) -> L.Layer:
     """Generator and discriminator of convolutions.
 
-    input: (channels, size, size) of one image, of numbers from -1 to 1; the size is a power of 2, 8 or more.
+    input: (channels, size, size) of one image, of numbers from -1 to 1; the size is 8 or more.
     code: numbers of noise, from a standard normal distribution.   width: channels beside the image.
     Returns made (batch, *input), and made_score and real_score (batch, 1), logits of being real.
     Source: Radford et al. 2016.
@@ -94,25 +96,28 @@ def dcgan(input: Shape = (3, 64, 64), code: int = 100, width: int = 64) -> L.Lay
 def dcgan_generator(output: Shape = (3, 64, 64), code: int = 100, width: int = 64) -> L.Layer:
     """The generator of dcgan: noise to an image.
 
-    output: (channels, size, size) of one image.   Returns (batch, *output), from -1 to 1.
-    Source: Radford et al. 2016, figure 1.
+    output: (channels, size, size) of one image; a size that is no power of 2 is cut out of the next one.
+    Returns (batch, *output), from -1 to 1.   Source: Radford et al. 2016, figure 1.
     """
-    steps = _doublings("dcgan_generator", output)
+    steps, (before, after) = _doublings("dcgan_generator", output)
     body: list[L.Layer] = [L.Reshape(code, 1, 1), _grow(width * 2 ** (steps - 1), stride=1, padding=0)]
     for k in reversed(range(steps - 1)):
         body += [L.BatchNorm(), L.Activation("relu"), _grow(width * 2**k)]
-    return L.Sequential(*body, L.BatchNorm(), L.Activation("relu"), _grow(output[0]), L.Activation("tanh"))
+    end = [*body, L.BatchNorm(), L.Activation("relu"), _grow(output[0]), L.Activation("tanh")]
+    inner = slice(before, before + output[-1])
+    return L.Sequential(*end, *([L.Lambda(lambda x: x[..., inner, inner])] if before or after else []))
 
 
 @model(images)
 def dcgan_discriminator(input: Shape = (3, 64, 64), width: int = 64) -> L.Layer:
     """The discriminator of dcgan: whether an image is real.
 
-    input: (channels, size, size) of one image.   Returns (batch, 1), the logit of being real.
-    Source: Radford et al. 2016, section 3.
+    input: (channels, size, size) of one image; a size that is no power of 2 is padded to the next one, with -1.
+    Returns (batch, 1), the logit of being real.   Source: Radford et al. 2016, section 3.
     """
-    steps = _doublings("dcgan_discriminator", input)
-    body: list[L.Layer] = [_shrink(width), L.LeakyReLU(0.2)]
+    steps, (before, after) = _doublings("dcgan_discriminator", input)
+    body: list[L.Layer] = [L.Lambda(lambda x: _padded(x, before, after))] if before or after else []
+    body += [_shrink(width), L.LeakyReLU(0.2)]
     for k in range(1, steps):
         body += [_shrink(width * 2**k), L.BatchNorm(), L.LeakyReLU(0.2)]
     head = L.Conv2D(1, 4, bias=False, weight_init=_SMALL, name="head")
@@ -131,12 +136,18 @@ def _shrink(channels: int) -> L.Layer:
     return L.Conv2D(channels, 4, stride=2, padding=1, bias=False, weight_init=_SMALL)
 
 
-def _doublings(name: str, image: Shape) -> int:
-    """How often 4 pixels are doubled to reach the image's size."""
+def _padded(x: Value, before: int, after: int) -> Value:
+    return x.builder.op("Pad", x, np.array([0, 0, before, before, 0, 0, after, after]), np.float32(-1))
+
+
+def _doublings(name: str, image: Shape) -> tuple[int, tuple[int, int]]:
+    """How often 4 pixels are doubled to reach the image's size, and by how many it is short before and after."""
     size = image[-1]
-    if len(image) != 3 or image[1] != size or size < 8 or size & (size - 1):
+    if len(image) != 3 or image[1] != size or size < 8:
         raise UsageError(
-            f"{name} expected (channels, size, size) with a size of 8, 16, 32, ...; found {tuple(image)}",
-            mend="Resize or pad the images; 28 pixels become 32.",
+            f"{name} expected (channels, size, size) with a size of 8 or more; found {tuple(image)}",
+            mend="Resize or pad the images.",
         )
-    return (size // 4).bit_length() - 1
+    doublings = (size - 1).bit_length() - 2
+    missing = (4 << doublings) - size
+    return doublings, (missing // 2, missing - missing // 2)

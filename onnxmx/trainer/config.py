@@ -23,6 +23,7 @@ from onnxmx.trainer.clipping import (
     GradientNoise,
     Transform,
 )
+from onnxmx.trainer.gan.steps import Game
 from onnxmx.trainer.mixing import MIXES
 from onnxmx.trainer.optimizers import OPTIMIZERS, Group, Optimizer
 from onnxmx.trainer.plan import Plan
@@ -51,6 +52,7 @@ class TrainConfig:
     mix: mixup or cutmix, or a table of one.   measure: metrics beside the loss; by default that which goes with it.
     patience, min_delta, keep_best, time_budget_s: as in `fit`.
     logs: csv, tensorboard, curves, or several in a list; by default curves, where matplotlib is installed.
+    gan: of a GAN, a table of k, smoothing, penalty and samples, as in `fit_gan`.
     out: the run's folder.
     """
 
@@ -80,6 +82,7 @@ class TrainConfig:
     patience: int | None = None
     min_delta: float = 0.0
     keep_best: int = 0
+    gan: dict[str, Any] | None = None
     time_budget_s: float | None = None
     logs: str | list[str] | None = None
 
@@ -125,9 +128,10 @@ class TrainConfig:
         made: Average | None = None if self.average is None else make("average", self.average, AVERAGES)
         return made
 
-    def make_update(self) -> Update:
+    def make_update(self, *, average: bool = True) -> Update:
         """All that changes the parameters. Raises UsageError for unknown names, options, and values out of range."""
-        return Update.of(self.make_optimizer(), self.make_clip(), self.make_regularizers(), self.make_average())
+        kept = self.make_average() if average else None
+        return Update.of(self.make_optimizer(), self.make_clip(), self.make_regularizers(), kept)
 
     def make_plan(self) -> Plan:
         """How the run goes."""
@@ -151,8 +155,26 @@ class TrainConfig:
             logs=_default_logs() if self.logs is None else listed(self.logs),
         )
 
+    def make_game(self) -> Game | None:
+        """The rules of a GAN; None of another model."""
+        made: Game | None = None
+        if self.gan is not None:
+            table = {k: v for k, v in self.gan.items() if k != "samples"}
+            made = make("gan", {"name": "gan", **table}, {"gan": Game}, loss=self.loss)
+        return made
+
+    @property
+    def samples(self) -> int:
+        """How many the picture of a GAN's epoch shows."""
+        found = (self.gan or {}).get("samples", 64)
+        if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+            raise UsageError(f"gan.samples expected a number of at least 0; found {found!r}")
+        return found
+
     def check(self) -> None:
         """Raises UsageError for an unknown name, or a number outside its range."""
+        self.make_game()
+        _ = self.samples
         self.make_update()
         self.make_plan()
 
@@ -189,14 +211,23 @@ class TrainConfig:
         for key in ("model", "data"):
             if key not in values:
                 raise UsageError(f"{what} expected {key!r}; found none", mend=f'Add, for example: {key} = "..."')
-        return cls(**values)
+        return cls(**override(DEFAULTS.get(values["model"], {}), values, _SHORTHANDS))
 
     @classmethod
     def of_settings(cls, settings: Mapping[str, Any]) -> TrainConfig:
         """Of dotted keys alone: {"model": "lenet", "data": "digits", "optimizer.lr": 3e-4}."""
-        return cls.from_dict(override({}, settings, _SHORTHANDS))
+        return cls.from_dict(override(DEFAULTS.get(str(settings.get("model")), {}), settings, _SHORTHANDS))
 
 
+_GAN: dict[str, Any] = {
+    "gan": {},
+    "loss": "non_saturating_gan",
+    "optimizer": {"name": "adam", "lr": 2e-4, "beta1": 0.5},
+    "schedule": "constant",
+    "clip": 0.0,
+}
+DEFAULTS = {"mlp_gan": _GAN, "dcgan": _GAN}
+"""By model, other values than those of all models."""
 CLIPS = {
     "global_norm": ClipGlobalNorm,
     "norm": ClipNorm,

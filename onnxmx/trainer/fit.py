@@ -14,6 +14,7 @@ from onnxmx.trainer.averages import Average
 from onnxmx.trainer.callbacks import Callback
 from onnxmx.trainer.clipping import Transform
 from onnxmx.trainer.data import Dataset
+from onnxmx.trainer.gan.run import go_on_gan, settings_of
 from onnxmx.trainer.launch import go_on, start
 from onnxmx.trainer.loop import Run
 from onnxmx.trainer.losses import LossLike
@@ -167,6 +168,8 @@ def resume(
     rules = losses.get(loss) if loss is not None else losses.kept(load(run.last).metadata.get(LOSS, ""))
     pace: dict[str, Any] = {"checkpoint_s": checkpoint_s, "log_every": log_every, "time_budget_s": time_budget_s}
     plan = Plan(loss=rules, measure=measure, logs=logs, **pace, **kept)
+    if settings_of(run) is not None:
+        return go_on_gan(run, data, plan, callbacks=callbacks, progress=progress)
     return go_on(folder, data, validation, plan, callbacks=callbacks, progress=progress)
 
 

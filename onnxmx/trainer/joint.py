@@ -102,7 +102,8 @@ class Joint:
         g.output(count, "next.step")
         for name, output in following.items():
             g.output(output, f"next.{trains}.{name}")
-        return finish(g, f"onnxmx training step of {trains}", {"trains": trains, **update.settings()})
+        about = {"trains": trains, **update.settings()}
+        return finish(g, f"onnxmx training step of {trains}", about, average=update.average)
 
     def state(self, seed: int = 0) -> dict[str, Array]:
         """The state before the first step, by name without `state.`."""
@@ -124,11 +125,7 @@ class Joint:
 
         average: whether to take the average of its weights; by default where it is kept for that.
         """
-        model, kept = self.models[self._known(name)], self._average(name, average)
-        parts = {
-            n: next((p for p in (f"{name}.{kept}{n}", f"{name}.{n}") if p in state), "") for n in model.parameters()
-        }
-        return model.with_parameters({n: state[part] for n, part in parts.items() if part})
+        return with_state(self.models[self._known(name)], f"{name}.", state, self._average(name, average))
 
     def _average(self, name: str, wanted: bool | None) -> str:
         """What the names of a model's averages begin with, or "" where they are not to be used."""
@@ -228,6 +225,15 @@ class Nets:
         self._draws += 2
         drawn: Value = of(g, zeros, self._states["seed"], self._states["step"], stream=stream)
         return drawn
+
+
+def with_state(model: Model, prefix: str, state: Mapping[str, Array], average: str = "") -> Model:
+    """A model with its parameters of a state, where they are called `prefix` and their name, or before that `average`.
+
+    Those that are not there stay.
+    """
+    parts = {n: [p for p in (f"{prefix}{average}{n}", f"{prefix}{n}") if p in state] for n in model.parameters()}
+    return model.with_parameters({n: state[found[0]] for n, found in parts.items() if found})
 
 
 @function(outputs=("noise",))

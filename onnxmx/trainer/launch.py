@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,16 @@ def start(
     state = initial_state(model, update.optimizer, plan.seed, update.average)
     # Before the first file: what cannot be trained leaves nothing behind.
     loop = _loop(model, step, state, data, validation, plan, folder, callbacks, progress)
+
+    def hand_over(path: Path) -> None:
+        model.save(path / "last.onnx")
+        step.save(path, state, {"identity": loop.identity})
+
+    return begin(loop, folder, overwrite, hand_over)
+
+
+def begin(loop: Loop, folder: RunDirectory | None, overwrite: bool, hand_over: Callable[[Path], None]) -> Run:
+    """Start the loop, in a folder that is free or cleared. hand_over: writes what `go_on` reads, step.json last."""
     if folder is None:
         return loop.run(Position())
     with folder.locked():
@@ -73,8 +84,7 @@ def start(
             folder.clear()
         folder.claim(configured=True)  # once more: another process may have been here meanwhile
         folder.sweep()
-        model.save(folder.last)
-        step.save(folder.path, state, {"identity": loop.identity})
+        hand_over(folder.path)
         return loop.run(Position())
 
 
@@ -99,7 +109,8 @@ def go_on(
     with run.locked():
         model, step = load(run.last), StepGraph.load(run.path)
         data, validation = _fit_both(model, data, validation, plan)
-        state, position = run.load_checkpoint(_identity(step, data, validation, plan), step.state_ports)
+        identity = identity_of(step.spec["digest"], data, validation, plan)
+        state, position = run.load_checkpoint(identity, step.state_ports)
         run.sweep()
         run.rewind_log(position.log_bytes)
         return _loop(model, step, state, data, validation, plan, run, callbacks, progress).run(position)
@@ -126,9 +137,14 @@ def _loop(
         provider=plan.provider,
         engine=plan.engine,
     )
-    identity = _identity(step, data, validation, plan)
-    reporter: Reporter = default_reporter() if progress else Silent()
-    return Loop(trainer, data, validation, plan, identity, folder, [*plan.callbacks(), *callbacks], reporter)
+    identity = identity_of(step.spec["digest"], data, validation, plan)
+    listening = [*plan.callbacks(), *callbacks]
+    return Loop(trainer, data, validation, plan, identity, folder, listening, reporter(progress))
+
+
+def reporter(progress: bool) -> Reporter:
+    """Who tells a person of the run."""
+    return default_reporter() if progress else Silent()
 
 
 def _with_facts(model: Model, data: Dataset, plan: Plan) -> Model:
@@ -146,10 +162,10 @@ def _fit_both(model: Model, data: Dataset, validation: Dataset | None, plan: Pla
     return fit_data(model, data, plan.loss), None if validation is None else fit_data(model, validation, plan.loss)
 
 
-def _identity(step: StepGraph, data: Dataset, validation: Dataset | None, plan: Plan) -> dict[str, Any]:
-    """What a run and its continuation must share to end in the same bytes."""
+def identity_of(digest: str, data: Dataset, validation: Dataset | None, plan: Plan) -> dict[str, Any]:
+    """What a run and its continuation must share to end in the same bytes. digest: of the step."""
     return {
-        "step_digest": step.spec["digest"],
+        "step_digest": digest,
         "data": data.name,
         "data_digest": data.digest(),
         "validation_digest": validation.digest() if validation is not None else None,

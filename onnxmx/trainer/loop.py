@@ -22,10 +22,8 @@ from onnxmx.builder.model import Model, load
 from onnxmx.errors import DivergedError, StoppedError
 from onnxmx.files import write_atomic
 from onnxmx.trainer import callbacks as moments
-from onnxmx.trainer import losses
 from onnxmx.trainer.data import Dataset, Loader
-from onnxmx.trainer.evaluate import Figures, add, specs_of
-from onnxmx.trainer.objective import Objective, outputs_of
+from onnxmx.trainer.evaluate import add
 from onnxmx.trainer.offender import find_offender
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.progress import Reporter
@@ -85,11 +83,8 @@ class Loop:
             trainer.engine.check(data.batch(slice(size)))
         if validation:
             trainer.prepare_evaluation(validation)
-        objective = Objective.of(losses.get(plan.loss), outputs_of(trainer.model), specs_of(data), plan.measure)
-        self._figures = Figures(objective, {name: total.shape for name, total in trainer.engine.sums.items()})
+        self._figures, self.criterion = trainer.figures(data, validation is not None)
         self._totals: dict[str, Array] = {}
-        name, larger = objective.best_by
-        self.criterion = (f"validation_{name}", 1 if larger else -1) if validation is not None else ("loss", -1)
         self._best: Model | None = None
         self._log: Log | None = None
         self._stop: str | None = None

@@ -19,11 +19,16 @@ from onnxmx.errors import CheckpointError, ModelFileError, OnnxmxError, UsageErr
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.data import Dataset, get_dataset
 from onnxmx.trainer.engine import ENGINES
+from onnxmx.trainer.gan.run import centred, go_on_gan, start_gan
+from onnxmx.trainer.gan.steps import Game
 from onnxmx.trainer.launch import go_on, start
 from onnxmx.trainer.loop import Run
 from onnxmx.trainer.run_directory import RunDirectory
 from onnxmx.trainer.step import StepGraph, settings
 from onnxmx.trainer.user_code import importable, load_function
+
+Parts = tuple[Model | tuple[Model, Model], Dataset, Dataset]
+"""A model, or a generator and a discriminator; the data and that for validation."""
 
 
 def train(config: TrainConfig, out: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = True) -> Run:
@@ -62,22 +67,29 @@ def resume_run(folder: str | os.PathLike[str], *, progress: bool = True) -> Run:
     if not run.started:
         return _start(config, folder, progress)
     data, validation = _datasets(config)
+    if config.gan is not None:
+        return go_on_gan(run, centred(data), config.make_plan(), progress=progress)
     _check_settings(run, config)
     return go_on(folder, data, validation, config.make_plan(), progress=progress)
 
 
-def _read(config: TrainConfig) -> tuple[Model, Dataset, Dataset]:
+def _read(config: TrainConfig) -> Parts:
     data, validation = _datasets(config)
-    return resolve_model(config.model, data, config.seed), data, validation
+    resolve = resolve_pair if config.gan is not None else resolve_model
+    return resolve(config.model, data, config.seed), data, validation
 
 
 def _start(
     config: TrainConfig,
     out: str | os.PathLike[str],
     progress: bool,
-    parts: tuple[Model, Dataset, Dataset] | None = None,
+    parts: Parts | None = None,
 ) -> Run:
     model, data, validation = parts or _read(config)
+    if isinstance(model, tuple):
+        game, updates = config.make_game() or Game(), (config.make_update(), config.make_update(average=False))
+        plan, samples = config.make_plan(), config.samples
+        return start_gan(*model, centred(data), plan, game, updates, samples=samples, out=out, progress=progress)
     return start(
         model,
         data,
@@ -108,6 +120,31 @@ def resolve_model(name: str, data: Dataset | None = None, seed: int = 0) -> Mode
     if name.endswith(".onnx") or os.sep in name or Path(name).exists():
         return load(name)
     raise unknown_name("model", name, models.MODELS)
+
+
+def resolve_pair(name: str, data: Dataset, seed: int = 0) -> tuple[Model, Model]:
+    """A generator and a discriminator, by a name of the zoo or as `path.py:name`, a function that returns both.
+
+    Raises UsageError for what is no GAN, and what `resolve_model` raises.
+    """
+    path, _, function_name = name.rpartition(":")
+    if path.endswith(".py"):
+        with importable(Path(path).parent):
+            function = load_function(Path(path), function_name)
+    else:
+        function = models.get_model(name)
+    made = function(input=next(iter(data.input_shapes.values())))
+    if isinstance(made, models.GAN):
+        noise = (models.inputs_of(function) or {})["noise"]
+        image: tuple[Dim, ...] = ("batch", *next(iter(data.input_shapes.values())))
+        made = made.generator.build(seed=seed, noise=noise), made.discriminator.build(seed=seed, image=image)
+    if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(m, Model) for m in made)):
+        raise UsageError(
+            f"{name} expected to be a GAN, which the table `gan` asks for; found {made!r}",
+            at=line_of(function),
+            mend="Return a generator and a discriminator, both built.",
+        )
+    return made
 
 
 def _settings_of(config: TrainConfig) -> dict[str, str]:

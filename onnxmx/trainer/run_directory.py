@@ -98,11 +98,13 @@ class RunDirectory:
         Last those by which it is known as a run: after a kill half-way it can be deleted again.
         """
         hand_over = (self.path / name for name in ("step.onnx", "state.safetensors", "step.json"))
+        of_a_gan = ("step-*.onnx", "step-*.json", "samples/epoch-*.png", "discriminator.onnx")
         try:
             self.sweep()
             for path in (
                 *self.checkpoints(),
                 *self.path.glob("best/epoch-*.onnx"),
+                *(path for pattern in of_a_gan for path in self.path.glob(pattern)),
                 self.log,
                 self.best,
                 self.last,

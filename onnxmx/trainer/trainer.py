@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,19 @@ from onnxmx.trainer.averages import Average
 from onnxmx.trainer.clipping import Transform
 from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.engine import ENGINES, OrtEngine
-from onnxmx.trainer.evaluate import Evaluator, fit_data
+from onnxmx.trainer.evaluate import Evaluator, Figures, fit_data, specs_of
 from onnxmx.trainer.losses import LossLike, Specs
 from onnxmx.trainer.mixing import Mixup
-from onnxmx.trainer.objective import Measure
+from onnxmx.trainer.objective import Measure, Objective, outputs_of
 from onnxmx.trainer.optimizers import Adam, Optimizer
 from onnxmx.trainer.regularizers import Regularizer
 from onnxmx.trainer.step import StepGraph, compile_step, initial_state
 from onnxmx.trainer.update import Update
 
 Array = np.ndarray[Any, Any]
+MakeFigures = Callable[[Mapping[str, Array]], dict[str, Any]]
+Criterion = tuple[str, int]
+"""A measure of an epoch, and 1 where more of it is better or -1."""
 
 
 class Trainer:
@@ -159,8 +162,19 @@ class Trainer:
     def validate(self, data: Dataset, batch_size: int) -> dict[str, Any]:
         """`evaluate` for data that is known to fit, and prepared."""
         assert self._evaluator is not None
-        weights = {name: self.engine.values[kept] for name, kept in self._weights.items()}
+        values = self.engine.values
+        weights = {name: values[kept] for name, kept in self._weights.items()}
         return self._evaluator.run(data, batch_size, weights)
+
+    def figures(self, data: Dataset, validated: bool) -> tuple[MakeFigures, Criterion]:
+        """What makes loss and metrics of added sums, and the measure that chooses the best epoch.
+
+        data: what it trains on.   validated: whether there are measures of validation data.
+        """
+        objective = Objective.of(losses.get(self._loss), outputs_of(self._model), specs_of(data), self._measure)
+        name, larger = objective.best_by
+        criterion = (f"validation_{name}", 1 if larger else -1) if validated else ("loss", -1)
+        return Figures(objective, {name: total.shape for name, total in self.engine.sums.items()}), criterion
 
     def prepare_evaluation(self, data: Dataset) -> None:
         """Open what evaluates such data, so that what cannot be evaluated is found before the training."""

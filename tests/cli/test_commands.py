@@ -89,6 +89,7 @@ def test_training_has_an_option_for_every_field_of_its_configuration() -> None:
     assert {f.name for f in fields(TrainConfig)} - {
         "regularize",
         "measure",
+        "gan",
     } <= options  # tables and lists have -s alone
 
 

@@ -19,9 +19,9 @@ def dropout_at_inference(g: GraphBuilder, node: ir.Node, dy: ir.Value, *_: Any) 
 
 
 @gradient("Dropout", domain=DOMAIN)
-def dropout(g: GraphBuilder, node: ir.Node, dy: ir.Value, *_: Any) -> Any:
-    """dx = dy * mask, from the saved mask"""
-    return g.mul(dy, node.outputs[1])
+def dropout(g: GraphBuilder, node: ir.Node, dy: ir.Value | None, *_: Any) -> Any:
+    """dx = dy * mask, from the saved mask, which does not depend on x"""
+    return None if dy is None else g.mul(dy, node.outputs[1])
 
 
 @gradient("BatchNormalization")
