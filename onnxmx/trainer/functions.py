@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder import random
@@ -61,6 +62,23 @@ def _normalize(
     factor = g.mul(inverse_std, g.reshape(scale, by_channel))
     y = g.add(g.mul(centered, factor), g.reshape(bias, by_channel))
     return y, *(g.reshape(v, [-1]) for v in (mean, var, inverse_std)), centered
+
+
+@function(outputs=("y",))
+def TileStretch(g: GraphBuilder, t: ir.Value, matrix: ir.Value, x: ir.Value) -> Value:
+    """Each element of t repeated over its tile of x, by a product with a matrix of zeros and ones.
+
+    t: (n, c, h, w).   x, y: (n, c, h r, w s).   matrix: (w, r s w), a row of t to the r rows of its tiles.
+    """
+    return g.reshape_like(g.matmul(t, matrix), x)
+
+
+@function(outputs=("sums",))
+def TileSums(g: GraphBuilder, x: ir.Value, matrix: ir.Value, t: ir.Value) -> Value:
+    """The sum of each tile of x, in the shape of t.   matrix: that of TileStretch, transposed."""
+    whole = np.array([0, 0], np.int64), np.array([-1], np.int64)
+    rows = g.reshape(x, g.concat([whole[0], g.op("Shape", t, start=2, end=3), whole[1]], 0))
+    return g.matmul(rows, matrix)
 
 
 @function(outputs=("y", "h", "c", "cells", "i", "o", "f", "a"))

@@ -68,6 +68,18 @@ def test_a_residual_block_keeps_its_images_in_blocks():
     assert kinds.count("ReorderInput") <= 3
 
 
+def test_pooling_keeps_its_images_in_blocks():
+    """Nothing but what goes to the dense layer and to the convolutions' own gradients leaves its blocks."""
+    layers = [L.Conv2D(16, 3, activation="relu"), L.MaxPool2D(2), L.Conv2D(32, 2, activation="relu"), L.MaxPool2D(3)]
+    model = L.Sequential(*layers, L.Flatten(), L.Dense(5)).build(image=("batch", 1, 28, 28))
+    step = mx.compile_step(model, loss="softmax_cross_entropy", optimizer=mx.Adam())
+    nodes = onnx.load_from_string(lower(step.data, B)).graph.node
+    kinds = [n.op_type for n in nodes if n.domain == DOMAIN]
+    assert (kinds.count("MaxPool"), kinds.count("Upsample"), kinds.count("AveragePool")) == (2, 4, 2)
+    assert not any(n.op_type.startswith("Tile") for n in nodes)
+    assert kinds.count("ReorderInput") == 1  # the gradient that comes from the dense layer
+
+
 def test_without_blocks_a_step_stays_as_it_is():
     model = mx.models.resnet8().build(image=("batch", 3, 32, 32))
     step = mx.compile_step(model, loss="softmax_cross_entropy", optimizer=mx.Adam())

@@ -25,12 +25,15 @@ import onnx.inliner
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from onnxmx.builder.graph import DOMAIN as ONNXMX
+
 DOMAIN = "com.microsoft.nchwc"
 _POINTWISE = {
     *("Abs", "Add", "Cast", "Clip", "Div", "Elu", "Equal", "Erf", "Exp", "Greater", "HardSigmoid", "HardSwish"),
     *("LeakyRelu", "Less", "Log", "Max", "Min", "Mul", "Neg", "Not", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sign"),
     *("Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "Where"),
 }
+_TILES = ("TileStretch", "TileSums")
 _CHANNEL_SUM = [0, 2, 3]
 
 
@@ -41,7 +44,8 @@ def lower(data: bytes, b: int | None) -> bytes:
     """
     if b is None or b"Conv" not in data:
         return data
-    proto = onnx.inliner.inline_local_functions(onnx.load_from_string(data))
+    kept = [(ONNXMX, name) for name in _TILES]
+    proto = onnx.inliner.inline_selected_functions(onnx.load_from_string(data), kept, exclude=True)
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
     lowering = _Lowering(model.graph, b)
     if not lowering.run():
@@ -93,7 +97,7 @@ class _Lowering:
         convolutions = 0
         for node in list(self.graph):
             self._at = node
-            if node.domain in ("", "ai.onnx"):
+            if node.domain in ("", "ai.onnx") or (node.domain == ONNXMX and node.op_type in _TILES):
                 done = self._rewrite(node)
                 convolutions += done and node.op_type in ("Conv", "ConvTranspose")
                 if done:
@@ -112,6 +116,8 @@ class _Lowering:
             "ReduceSum": self._reduce,
             "ReduceMean": self._reduce,
             "Shape": self._shape_of,
+            "TileStretch": self._stretch,
+            "TileSums": self._tile_sums,
         }.get(node.op_type)
         if rewrite is not None:
             return rewrite(node)
@@ -198,6 +204,24 @@ class _Lowering:
         image = self._reshape(self.blocked[x], [0, *_sizes(x)])
         kept = [a for a in node.attributes.values() if a.name != "storage_order"]
         return self._set(node.outputs[0], self._op("MaxPool", image, domain=DOMAIN, attributes=kept))
+
+    def _stretch(self, node: ir.Node) -> bool:
+        t, y = node.inputs[0], node.outputs[0]
+        if t not in self.blocked or not self.fits(y):
+            return False
+        assert t is not None
+        image = self._reshape(self.blocked[t], [0, *_sizes(t)])
+        return self._set(y, self._op("Upsample", image, domain=DOMAIN, scales=[1, 1, *_times(y, t)], mode="nearest"))
+
+    def _tile_sums(self, node: ir.Node) -> bool:
+        x, y = node.inputs[0], node.outputs[0]
+        if x not in self.blocked or not self.fits(y):
+            return False
+        assert x is not None
+        tile = _times(x, y)
+        image = self._reshape(self.blocked[x], [0, *_sizes(x)])
+        means = self._op("AveragePool", image, domain=DOMAIN, kernel_shape=tile, strides=tile)
+        return self._set(y, self._op("Mul", means, self._number(float(tile[0] * tile[1]))))
 
     def _pointwise(self, node: ir.Node) -> bool:
         """Inputs of the output's own shape are taken in blocks, one value a channel is laid along a row."""
@@ -316,6 +340,15 @@ class _Lowering:
             self.graph.register_initializer(self._constants[key])
         return self._constants[key]
 
+    def _number(self, number: float) -> ir.Value:
+        if (number,) not in self._constants:
+            value = ir.Value(
+                name=f"blocked.number.{len(self._constants)}", const_value=ir.tensor(np.array(number, np.float32))
+            )
+            self._constants[number,] = value
+            self.graph.register_initializer(value)
+        return self._constants[number,]
+
     def _op(
         self, op_type: str, *inputs: ir.Value, domain: str = "", attributes: Sequence[ir.Attr] | Any = (), **named: Any
     ) -> ir.Value:
@@ -334,6 +367,11 @@ def _sizes(x: ir.Value | None) -> tuple[int, ...]:
         return ()
     sizes = tuple(x.shape[1:])
     return tuple(int(d) for d in sizes) if all(isinstance(d, int) for d in sizes) else ()  # type: ignore[arg-type]
+
+
+def _times(large: ir.Value, small: ir.Value) -> list[int]:
+    """How many rows and columns of one image are in the place of one of another."""
+    return [a // b for a, b in zip(_sizes(large)[1:], _sizes(small)[1:], strict=True)]
 
 
 def _channels(w: ir.Value | None) -> tuple[int, int]:

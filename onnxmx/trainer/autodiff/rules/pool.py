@@ -16,6 +16,7 @@ from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.rules.convolution import Window, transposed
 from onnxmx.trainer.autodiff.rules.taps import average_by_taps, of_unknown_size
 from onnxmx.trainer.autodiff.shapes import static
+from onnxmx.trainer.functions import TileStretch, TileSums
 
 
 @gradient("MaxPool")
@@ -109,8 +110,9 @@ _NARROW = 32
 
 def _stretch(g: GraphBuilder, t: ir.Value, x: ir.Value, kernel: list[int]) -> Value:
     """Each element of t repeated over its tile of x."""
-    if (matrix := _tile_matrix(g, t, kernel)) is not None:
-        return g.reshape_like(g.matmul(g.reshape(t, [-1, static(t, 3)]), matrix), x)
+    if (matrix := _tile_matrix(t, kernel)) is not None:
+        stretched: Value = TileStretch(g, t, g.cast_like(matrix, t), x)
+        return stretched
     scales = np.array([1, 1, *kernel], np.float32)
     how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     return g.op("Resize", t, None, scales, **how)
@@ -118,20 +120,21 @@ def _stretch(g: GraphBuilder, t: ir.Value, x: ir.Value, kernel: list[int]) -> Va
 
 def tile_sums(g: GraphBuilder, x: ir.Value, t: ir.Value, kernel: list[int]) -> Value:
     """The sum of each tile of x, in the shape of t."""
-    if (matrix := _tile_matrix(g, t, kernel)) is not None:
-        rows = g.reshape(x, [-1, static(t, 3) * math.prod(kernel)])
-        return g.reshape_like(g.gemm(rows, matrix, transB=1), t)
+    if (matrix := _tile_matrix(t, kernel)) is not None:
+        sums: Value = TileSums(g, x, g.cast_like(np.ascontiguousarray(matrix.T), t), t)
+        sums.shape = t.shape
+        return sums
     mean = g.op("AveragePool", x, kernel_shape=kernel, strides=kernel)
     return g.mul(mean, math.prod(kernel))
 
 
-def _tile_matrix(g: GraphBuilder, t: ir.Value, kernel: list[int]) -> Value | None:
+def _tile_matrix(t: ir.Value, kernel: list[int]) -> np.ndarray[Any, Any] | None:
     """The 0-1 matrix that stretches one row of t to the rows of its tiles, (width, height of a tile * width of x)."""
     if len(kernel) != 2 or static(t, 3) > _NARROW:
         return None
     rows, columns = kernel
-    row = np.kron(np.eye(static(t, 3)), np.ones((1, columns)))
-    return g.cast_like(np.tile(row, (1, rows)).astype(np.float32), t)
+    row = np.kron(np.eye(static(t, 3), dtype=np.float32), np.ones((1, columns), np.float32))
+    return np.tile(row, (1, rows))
 
 
 def _max_by_index(g: GraphBuilder, x: ir.Value, dy: ir.Value, node: ir.Node) -> Value:
