@@ -53,6 +53,8 @@ class Surgery:
     def freeze(self, *patterns: str) -> Self:
         """Training leaves the parameters alone that a pattern names: `encoder`, `encoder.0.*`, `*.bias`.
 
+        Batch normalization whose weight and bias are frozen normalizes in training as it infers, and keeps its
+        running statistics.
         Raises UsageError where a pattern names no parameter.
         """
         frozen = _matching(patterns, weights.parameters(self.ir.graph, self._listed()))

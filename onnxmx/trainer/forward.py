@@ -40,6 +40,7 @@ class Training:
     rules: whether the gradients come from this package's rules: then functions with a rule of the user's own stay
         functions, until `open_called`, and an LSTM keeps what its rule reads.
     home: where the nodes of the model's own graph go; those of its subgraphs go into bodies.
+    frozen: the names of parameters that training leaves alone though it could change them.
     """
 
     seed: ir.Value
@@ -48,6 +49,7 @@ class Training:
     streams: int = 0
     rules: bool = True
     home: GraphBuilder | None = None
+    frozen: frozenset[str] = frozenset()
 
 
 CALLED = "differentiated"
@@ -252,7 +254,12 @@ def _dropout(
 def _batch_norm(
     g: GraphBuilder, training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]
 ) -> Sequence[ir.Value]:
-    """Normalize by the batch's own statistics, and move the running ones towards them."""
+    """Normalize by the batch's own statistics, and move the running ones towards them; frozen, as it infers.
+
+    What a frozen layer gives would otherwise differ between training and inference.
+    """
+    if {v.name for v in node.inputs[1:3] if v is not None} <= training.frozen:
+        return g.copy(node, inputs)
     if g is not training.home:
         raise GraphError(
             f"training expected BatchNormalization {node.name!r} outside of If, Scan and Loop, where its running "

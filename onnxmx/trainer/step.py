@@ -146,11 +146,12 @@ def compile_step(
     states = _state_inputs(g, model, update)
     trainable = {name: states[name] for name in trainable_of(model)}
     statistics = {name: states[name] for name in statistics_of(model)}
+    frozen = frozenset(states) - {*trainable, *statistics}
     parameters = {name: states[name] for name in model.parameters()}
     names: list[str] = []
 
     def make(b: GraphBuilder, batch: Mapping[str, ir.Value], seed: ir.Value, running: Mapping[str, ir.Value]) -> Pass:
-        training = Training(seed, states["step"], rules=maker.plain)
+        training = Training(seed, states["step"], rules=maker.plain, frozen=frozen)
         mixed = None
         if mix is not None:
             with b.scope("mix"):

@@ -78,8 +78,15 @@ def test_unfreeze_some() -> None:
     assert NET.freeze("*").unfreeze("5").trainable == ["5.weight", "5.bias"]
 
 
-def test_training_leaves_what_is_frozen_alone() -> None:
-    model = NET.freeze("0", "1", "4")
+@pytest.mark.parametrize(
+    ("frozen", "learned"),
+    [
+        (("0", "1", "4"), {"5.weight", "5.bias"}),
+        (("0", "1.weight", "4"), {"1.bias", "1.running_mean", "1.running_var", "5.weight", "5.bias"}),
+    ],
+)
+def test_training_leaves_what_is_frozen_alone(frozen: tuple[str, ...], learned: set[str]) -> None:
+    model = NET.freeze(*frozen)
     optimizer = SGD(lr=0.1)
     step = compile_step(model, loss="softmax_cross_entropy", optimizer=optimizer)
     before = initial_state(model, optimizer, 0)
@@ -87,7 +94,17 @@ def test_training_leaves_what_is_frozen_alone() -> None:
     engine.step({"x": X, "label": np.array([0, 1, 2, 0])})
     after = engine.state()
     moved = {name for name in model.parameters() if not np.array_equal(before[name], after[name])}
-    assert moved == {"5.weight", "5.bias", "1.running_mean", "1.running_var"}
+    assert moved == learned
+
+
+def test_a_frozen_layer_gives_in_training_what_it_infers() -> None:
+    model = NET.freeze("1").with_parameters({"1.running_mean": np.array([0.5, -1.0])})
+    step = compile_step(model, loss="softmax_cross_entropy", optimizer=SGD(lr=0.1))
+    labels = np.array([0, 1, 2, 0])
+    measured = OrtEngine(step, initial_state(model, SGD(lr=0.1), 0)).step({"x": X, "label": labels})["loss"]
+    logits = model(X).astype(np.float64)
+    expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(4), labels]
+    np.testing.assert_allclose(measured, expected.mean(), rtol=1e-5)
 
 
 # --- cut and head
