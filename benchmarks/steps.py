@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import loop_cost
+
 PEERS = Path(__file__).parent / "peers"
 PATHS = [str(PEERS), *filter(None, [os.environ.get("PYTHONPATH")])]
 NETS = ("mlp", "cnn", "lenet", "lstm", "resnet8")
@@ -149,6 +151,10 @@ def main() -> None:
         for n in threads:
             rows.append(compare_epochs(options.data_dir, n, torch, 3))
             print(show(rows[-1], "s "), flush=True)
+    for n in threads:
+        found = loop_cost.measure(n, options.rounds)
+        rows.append({"net": "mlp in fit", "threads": n, "onnxmx": found["loop"], **found})
+        print(f"{show(rows[-1], 'ms')}   {found['cost']:+.1%} over bare steps", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
 

@@ -27,6 +27,11 @@ def _option(*names: str, field: str, **attributes: Any) -> Decorator:
     return library_option(*names, field, default_in=f"{_CONFIG}.{field}", **attributes)
 
 
+def _flag(name: str, *, field: str, help: str) -> Decorator:
+    """An option that is there or not; what config.toml says stands where it is not."""
+    return click.option(name, field, is_flag=True, default=None, help=help)
+
+
 @command(
     example="""\
 onnxmx train lenet --data digits -o runs/first
@@ -85,6 +90,8 @@ onnxmx train --resume runs/first"""
     choices_in="onnxmx.trainer.logs:LOGS",
     help="What to write besides metrics.jsonl; again for another. By default curves, where matplotlib is installed.",
 )
+@_flag("--fast-dev-run", field="fast_dev_run", help="Two steps, validation and every file, and no run is left behind.")
+@_flag("--overfit-one-batch", field="overfit_one_batch", help="Every step on the first batch, to see its loss fall.")
 @_option("--time-budget", field="time_budget_s", type=float, metavar="SECONDS", help="Stop after so long, saved.")
 def train(
     model: str | None,
@@ -118,6 +125,8 @@ def train(
         config = TrainConfig.load(folder / "config.toml")
     else:
         config = _configuration(model, {**given(options), **dict(map(parse_setting, settings))})
+        if config.make_plan().trial:
+            return _try(config, library.train(config, ""))
         out = out or config.out
         folder = Path(out) if out else _free_folder(config, overwrite)
         print(f"onnxmx: training {config.model} on {config.data} into {folder}", file=sys.stderr)
@@ -160,6 +169,23 @@ def _free_folder(config: TrainConfig, overwrite: bool) -> Path:
     return next(f for f in itertools.chain([folder], numbered) if overwrite or not f.exists())
 
 
+def _try(config: TrainConfig, trained: Run) -> Result:
+    """What a trial found, which leaves no run behind."""
+    from onnxmx.trainer.progress import show
+
+    history = trained.history
+    if config.fast_dev_run:
+        said = f"it all works: {show(trained.best)}\nnext: the same without --fast-dev-run"
+    else:
+        first, last = history[0]["loss"], history[-1]["loss"]
+        said = f"loss {first:.4f} -> {last:.4f} in {len(history)} steps on one batch of {config.batch_size}"
+        if not last < first:
+            said += "\nit did not fall: look for a fault in the model, the loss or the labels, or lower --lr"
+        elif last > first / 2:
+            said += "\nit fell little: try more --epochs or another --lr; then look for a fault in model or labels"
+    return Result({"best": trained.best, "history": history, "timing": trained.timing}, said)
+
+
 def _answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> Result:
     from onnxmx.trainer.timing import show_timing
 
@@ -175,6 +201,7 @@ def _answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> 
         f"last model {last}",
         *([f"samples {folder / 'samples'}"] if config.gan is not None else []),
         "next:",
+        *([f"  onnxmx train --resume {shlex.quote(str(folder))}"] if trained.paused else []),
         *([f"  onnxmx evaluate {file} {data}", f"  onnxmx quantize {file} {data}"] if config.gan is None else []),
         f"  onnxmx serve {file}",
     ]

@@ -50,7 +50,7 @@ class TrainConfig:
     regularize: a table of REGULARIZERS, or a list of them.   average: ema or swa, or a table of one.
     micro_batches: in how many parts a step goes through its batch.
     mix: mixup or cutmix, or a table of one.   measure: metrics beside the loss; by default that which goes with it.
-    patience, min_delta, keep_best, time_budget_s: as in `fit`.
+    patience, min_delta, keep_best, time_budget_s, fast_dev_run, overfit_one_batch: as in `fit`.
     logs: csv, tensorboard, curves, or several in a list; by default curves, where matplotlib is installed.
     gan: of a GAN, a table of k, smoothing, penalty and samples, as in `fit_gan`.
     out: the run's folder.
@@ -85,6 +85,8 @@ class TrainConfig:
     gan: dict[str, Any] | None = None
     time_budget_s: float | None = None
     logs: str | list[str] | None = None
+    fast_dev_run: bool = False
+    overfit_one_batch: bool = False
 
     def make_optimizer(self) -> Optimizer:
         """The optimizer with its schedule. Raises UsageError for unknown names and rates out of range."""
@@ -152,6 +154,8 @@ class TrainConfig:
             min_delta=self.min_delta,
             keep_best=self.keep_best,
             time_budget_s=self.time_budget_s,
+            fast_dev_run=self.fast_dev_run,
+            overfit_one_batch=self.overfit_one_batch,
             logs=_default_logs() if self.logs is None else listed(self.logs),
         )
 

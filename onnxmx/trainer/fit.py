@@ -57,6 +57,8 @@ def fit(
     keep_best: int = 0,
     time_budget_s: float | None = None,
     logs: Sequence[str] = (),
+    fast_dev_run: bool = False,
+    overfit_one_batch: bool = False,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Run:
@@ -88,6 +90,8 @@ def fit(
     keep_best: how many of the best epochs' models to keep in `out`, besides the best one.
     time_budget_s: seconds after which the run stops, saved so that it can go on.
     logs: what to write into `out` besides metrics.jsonl: "csv", "tensorboard", "curves".
+    fast_dev_run: only two steps, validation and every file, in a folder that is deleted: whether all of it works.
+    overfit_one_batch: every step on the first batch, without validation and files; `history` is that of the steps.
     callbacks: what else listens to the run, in this order: see mx.Callback.
     Raises DataError where data and model do not fit, UsageError for an option out of its range, GradientError,
     CheckpointError where `out` holds a run, TrainingError when the loss is not a number, StoppedError after Ctrl-C.
@@ -111,6 +115,8 @@ def fit(
         keep_best=keep_best,
         time_budget_s=time_budget_s,
         logs=logs,
+        fast_dev_run=fast_dev_run,
+        overfit_one_batch=overfit_one_batch,
     )
     optimizer = Adam() if optimizer is None else optimizer
     _check_kinds(model, data, validation, optimizer)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,31 @@ def start(
     progress: bool = True,
 ) -> Run:
     """Begin a run and go on to its end: what `fit` does, once its arguments are checked."""
+    # Of the whole run, in a trial too: a schedule that fits the one fits the other.
+    total = len(Loader(data, plan.batch_size)) * plan.epochs
+    if plan.overfit_one_batch:
+        data, validation, out, callbacks = data.take(plan.batch_size), None, None, ()
+        plan = replace(plan, epochs=total, **_OVERFITTING)
+    if plan.fast_dev_run:
+        data, plan = data.take(_TRIAL * plan.batch_size), replace(plan, epochs=1)
+        validation = validation.take(_TRIAL * plan.batch_size) if validation is not None else None
+        with tempfile.TemporaryDirectory(prefix="onnxmx-") as out:
+            return _begin(model, data, plan, validation, update, out, False, callbacks, progress, total)
+    return _begin(model, data, plan, validation, update, out, overwrite, callbacks, progress, total)
+
+
+def _begin(
+    model: Model,
+    data: Dataset,
+    plan: Plan,
+    validation: Dataset | None,
+    update: Update,
+    out: str | os.PathLike[str] | None,
+    overwrite: bool,
+    callbacks: Sequence[Callback],
+    progress: bool,
+    total: int,
+) -> Run:
     folder = RunDirectory(out) if out is not None else None
     if folder:
         folder.claim(configured=True, overwrite=overwrite)
@@ -57,7 +84,7 @@ def start(
         regularize=update.regularizers,
         average=update.average,
         measure=plan.measure,
-        total=len(Loader(data, plan.batch_size)) * plan.epochs,
+        total=total,
         micro_batch=plan.micro_batch,
         mix=plan.mix,
         labels=specs_of(data),
@@ -116,6 +143,12 @@ def go_on(
         return _loop(model, step, state, data, validation, plan, run, callbacks, progress).run(position)
 
 
+_TRIAL = 2
+"""Steps of a fast_dev_run."""
+_OVERFITTING: dict[str, Any] = {"logs": (), "keep_best": 0, "patience": None, "min_delta": 0.0}
+"""What a plan does without while it overfits one batch; an epoch is a step then."""
+
+
 def _loop(
     model: Model,
     step: StepGraph,
@@ -139,7 +172,9 @@ def _loop(
     )
     identity = identity_of(step.spec["digest"], data, validation, plan)
     listening = [*plan.callbacks(), *callbacks]
-    return Loop(trainer, data, validation, plan, identity, folder, listening, reporter(progress))
+    return Loop(
+        trainer, data, validation, plan, identity, folder, listening, reporter(progress and not plan.overfit_one_batch)
+    )
 
 
 def reporter(progress: bool) -> Reporter:

@@ -44,7 +44,7 @@ class Run:
     best: the measures of the best epoch, its number `epoch` among them.
     history: those of each epoch, `validation_*` among them where there was validation data; those from before a
     resumption too.
-    stopped: why it ended before its last epoch, or None.
+    stopped: why it ended before its last epoch, or None.   paused: whether it can go on from there by `resume`.
     timing: what this process measured: samples_per_s, and step_ms and data_ms with their percentiles.
     """
 
@@ -53,6 +53,7 @@ class Run:
     best: Measures
     history: list[Measures]
     stopped: str | None = None
+    paused: bool = False
     timing: dict[str, Any] = field(default_factory=dict)
 
 
@@ -85,6 +86,7 @@ class Loop:
             trainer.prepare_evaluation(validation)
         self._figures, self.criterion = trainer.figures(data, validation is not None)
         self._totals: dict[str, Array] = {}
+        self._norms = 0.0
         self._best: Model | None = None
         self._log: Log | None = None
         self._stop: str | None = None
@@ -114,7 +116,8 @@ class Loop:
     def run(self, position: Position) -> Run:
         """Go on from `position` to the end."""
         self.position = position
-        self._totals = {name: np.array(total) for name, total in position.sums.items()}
+        self._totals = {name: np.array(total) for name, total in position.sums.items() if name != "grad_norm"}
+        self._norms = float(position.sums.get("grad_norm", 0.0))
         moments.restore(self._callbacks, position.callbacks)
         self._reporter.begin(len(self._loader) * self.plan.epochs, self.steps)
         self._saved = self._begun = time.monotonic()
@@ -152,7 +155,7 @@ class Loop:
                     if not math.isfinite(measured[name]):
                         raise self._diverged(name, measured[name], index, batch)
                 add(self._totals, sums)
-                add(self._totals, {"grad_norm": np.array(measured["grad_norm"] * size)})
+                self._norms += measured["grad_norm"] * size
                 position.samples += size
                 position.batch = index + 1
                 self._reporter.step(epoch, size, functools.partial(self._measures, lr=measured["lr"]))
@@ -180,7 +183,7 @@ class Loop:
         measures = self._validated()
         position.epoch += 1
         position.batch, position.samples = 0, 0
-        self._totals = {}
+        self._totals, self._norms = {}, 0.0
         position.history.append(measures)
         self._reporter.epoch(
             f"{position.epoch}/{self.plan.epochs}", {k: v for k, v in measures.items() if k != "epoch"}
@@ -210,7 +213,8 @@ class Loop:
         model = load(self._files.best) if self._files else self._best or last
         position = self.position
         best = best or position.best or {}
-        return Run(model, last, best, position.history, position.ended or self._stop, self.timing.summary())
+        stopped, paused = position.ended or self._stop, bool(self._stop and not position.ended)
+        return Run(model, last, best, position.history, stopped, paused, self.timing.summary())
 
     def _paused(self) -> Run:
         """Stopped in the middle of an epoch. The best model stays that of a whole one, where there is one."""
@@ -234,9 +238,7 @@ class Loop:
 
     def _measures(self, **others: float) -> Measures:
         """Loss and metrics of the epoch so far, the mean of the gradient's norm, and others."""
-        sums = dict(self._totals)
-        norm = float(sums.pop("grad_norm")) / self.position.samples
-        return {**self._figures(sums), "grad_norm": norm, **others}
+        return {**self._figures(self._totals), "grad_norm": self._norms / self.position.samples, **others}
 
     def current(self) -> Model:
         """The model as it is now, with what it was made from in its metadata."""
@@ -248,7 +250,8 @@ class Loop:
 
     def _checkpoint(self) -> None:
         if self._files:
-            self.position.sums = {name: total.tolist() for name, total in self._totals.items()}
+            sums = {name: total.tolist() for name, total in self._totals.items()}
+            self.position.sums = {**sums, "grad_norm": self._norms} if sums else {}
             self.position.log_bytes = self._log.tell() if self._log else 0
             self.position.callbacks = moments.states_of(self._callbacks)
             self._files.save_checkpoint(self.trainer.engine.state(), self.position, self.identity)

@@ -35,6 +35,8 @@ class Plan:
     keep_best: how many of the best epochs' models to keep besides the best one.
     logs: what to write besides metrics.jsonl, of csv, tensorboard, curves.
     time_budget_s: seconds after which the run stops, saved so that it can go on; by default there is no such limit.
+    fast_dev_run: two steps, validation and every file, in a folder that is deleted: whether all of it works.
+    overfit_one_batch: all steps on the first batch, without validation and files: whether the loss falls at all.
     """
 
     epochs: int = 1
@@ -55,6 +57,8 @@ class Plan:
     keep_best: int = field(default=0, kw_only=True)
     time_budget_s: float | None = field(default=None, kw_only=True)
     logs: Sequence[str] = field(default=(), kw_only=True)
+    fast_dev_run: bool = field(default=False, kw_only=True)
+    overfit_one_batch: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         for name, low in _LEAST.items():
@@ -85,7 +89,14 @@ class Plan:
             raise UsageError(f"checkpoint_s expected a number of at least 0; found {self.checkpoint_s!r}")
         if not (self.time_budget_s is None or (is_number(self.time_budget_s) and self.time_budget_s > 0)):
             raise UsageError(f"time_budget_s expected a number of seconds above 0; found {self.time_budget_s!r}")
+        if self.fast_dev_run and self.overfit_one_batch:
+            raise UsageError("expected fast_dev_run or overfit_one_batch; found both", mend="Do one after the other.")
         self.callbacks()  # they check patience, min_delta and logs
+
+    @property
+    def trial(self) -> bool:
+        """Whether it leaves no run behind."""
+        return self.fast_dev_run or self.overfit_one_batch
 
     def callbacks(self) -> list[Callback]:
         """Those that the plan asks for, each run with new ones."""

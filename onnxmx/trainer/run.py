@@ -32,7 +32,12 @@ Parts = tuple[Model | tuple[Model, Model], Dataset, Dataset]
 
 
 def train(config: TrainConfig, out: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = True) -> Run:
-    """Train as `config` says, into the folder `out`, which must not hold a run yet, unless `overwrite` deletes it."""
+    """Train as `config` says, into the folder `out`, which must not hold a run yet, unless `overwrite` deletes it.
+
+    A trial, fast_dev_run or overfit_one_batch, leaves that folder alone.
+    """
+    if config.make_plan().trial:
+        return _start(config, None, progress)
     folder = RunDirectory(out)
     folder.claim(overwrite=overwrite)
     providers(config.provider)  # before the first file: without it the run could start nowhere
@@ -81,7 +86,7 @@ def _read(config: TrainConfig) -> Parts:
 
 def _start(
     config: TrainConfig,
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
     progress: bool,
     parts: Parts | None = None,
 ) -> Run:
@@ -89,6 +94,8 @@ def _start(
     if isinstance(model, tuple):
         game, updates = config.make_game() or Game(), (config.make_update(), config.make_update(average=False))
         plan, samples = config.make_plan(), config.samples
+        if plan.trial:
+            raise UsageError("a trial expected one model; found a GAN", mend="Train it on little data, in a folder.")
         return start_gan(*model, centred(data), plan, game, updates, samples=samples, out=out, progress=progress)
     return start(
         model,

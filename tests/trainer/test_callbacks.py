@@ -220,6 +220,37 @@ def test_timing() -> None:
         assert 0 <= timing[name]["p50"] <= timing[name]["p90"] <= timing[name]["p99"]
 
 
+# --- trials
+def test_a_fast_dev_run_does_everything_and_leaves_nothing(tmp_path: Path) -> None:
+    """With a warm-up longer than its two steps, which fits the whole run."""
+    seen: list[list[str]] = []
+
+    class Look(mx.Callback):
+        def end(self, loop: Loop) -> None:
+            assert loop.folder is not None
+            seen.append(sorted(p.name for p in loop.folder.iterdir()))
+
+    options = QUICK | {"keep_best": 1, "patience": 1, "logs": ["csv"], "callbacks": [Look()], "out": tmp_path / "r"}
+    optimizer = mx.Adam(mx.WarmupCosine(0.01, warmup=5))
+    run = mx.fit(blob_net(), TRAIN, validation=TEST, optimizer=optimizer, fast_dev_run=True, **options)
+    assert (run.timing["steps"], len(run.history)) == (2, 1)
+    assert "validation_accuracy" in run.best
+    assert {"best", "checkpoints", "last.onnx", "metrics.csv", "metrics.jsonl", "model.onnx"} < set(seen[0])
+    assert not (tmp_path / "r").exists()
+
+
+def test_overfitting_one_batch(tmp_path: Path) -> None:
+    options = QUICK | {"epochs": 10, "patience": 1, "logs": ["csv"], "out": tmp_path / "r"}
+    run = mx.fit(blob_net(), TRAIN, validation=TEST, optimizer=mx.Adam(0.05), overfit_one_batch=True, **options)
+    losses = [past["loss"] for past in run.history]
+    assert len(losses) == run.timing["steps"] == 60
+    first = mx.evaluate(blob_net(), TRAIN.take(16), threads=1)["loss"]
+    assert losses[0] == pytest.approx(first, rel=1e-5)
+    assert losses[-1] < first / 10
+    assert mx.evaluate(run.last, TRAIN.take(16), threads=1)["loss"] < first / 10
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -229,6 +260,7 @@ def test_timing() -> None:
         ({"min_delta": 0.1}, "min_delta expected patience; found 0.1 without it"),
         ({"keep_best": 2}, r"keep_best expected a run with a folder; found none\n  Name one: out="),
         ({"keep_best": -1}, "keep_best expected an integer of at least 0"),
+        ({"fast_dev_run": True, "overfit_one_batch": True}, "expected fast_dev_run or overfit_one_batch; found both"),
         ({"time_budget_s": 0}, "time_budget_s expected a number of seconds above 0; found 0"),
     ],
 )

@@ -54,6 +54,8 @@ OTHER: dict[str, Any] = {
     "time_budget_s": 60.0,
     "logs": ["csv"],
     "gan": {"k": 3, "samples": 9},
+    "fast_dev_run": True,
+    "overfit_one_batch": True,
 }
 """A value for each field that is not its default."""
 

@@ -1,0 +1,50 @@
+"""Options of `onnxmx train` besides the road: trials, early ends, logs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from cli_helpers import here
+
+LENET = ("train", "lenet", "--data", "digits", "--threads", "1", "--batch-size", "128", "--seed", "1")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_trials_leave_nothing_behind(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = here(capsys, *LENET, "--fast-dev-run", "-o", "run")
+    assert done.code == 0, done.err
+    assert re.match(
+        r"it all works: loss [\d.]+  accuracy .* validation_accuracy [\d.]+\nnext: the same without", done.out
+    )
+    done = here(capsys, *LENET, "--overfit-one-batch", "--schedule", "constant", "--epochs", "4", "--lr", "0.003")
+    assert re.fullmatch(r"loss 2\.\d+ -> 0\.\d+ in 48 steps on one batch of 128\n", done.out), done.out
+    done = here(capsys, *LENET, "--overfit-one-batch", "--epochs", "1", "--lr", "0")
+    assert "it did not fall: look for a fault" in done.out
+    assert not list(folder.iterdir())
+
+
+def test_early_ends_and_what_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--patience", 1, "--keep-best", 2, "--log", "csv", "--epochs", 9, "--lr", 0, "-o", "run")
+    done = here(capsys, *LENET, *options, "--format", "json")
+    answer = json.loads(done.out)
+    assert answer["stopped"] == "validation_accuracy has not become better for 1 epochs"
+    assert len(answer["history"]) == 2
+    assert answer["timing"]["steps"] == 24
+    assert {p.name for p in (folder / "run" / "best").iterdir()} == {"epoch-1.onnx", "epoch-2.onnx"}
+    assert len((folder / "run" / "metrics.csv").read_text().splitlines()) == 3
+    assert not (folder / "run" / "curves.png").exists()
+    done = here(capsys, *LENET, "--time-budget", 0.001, "--log", "csv", "-o", "short")
+    assert done.code == 0
+    assert done.out.startswith("stopped: the time budget of 0.001 s is used up\nbest epoch 1 of 3  loss ")
+    assert re.search(r"\n[\d,]+ samples/s  step p50 [\d.]+ p90 [\d.]+ p99 [\d.]+ ms\n", done.out)
+    assert "onnxmx train --resume short" in done.out
+    done = here(capsys, "train", "--resume", "short", "--format", "json")
+    assert len(json.loads(done.out)["history"]) == 0  # the budget counts anew, and is as short
