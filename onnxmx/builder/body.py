@@ -28,6 +28,7 @@ class Body(GraphBuilder):
         self.graph = ir.Graph((), (), nodes=(), name=outer._path(name), opset_imports=outer.graph.opset_imports)
         self.outer = outer
         self.functions = outer.functions
+        self.device = outer.device
         self._taken = outer._taken
         self._scopes = list(outer._scopes)
 

@@ -98,6 +98,7 @@ class Function:
             self._check_same(g, dtypes, kinds)
             return
         body = _FunctionBuilder(self.name, g.functions)
+        body.device = g.device
         inputs = [body.input(name, (), dtype) for name, dtype in zip(self.inputs, dtypes, strict=True)]
         for value in inputs:
             value.shape = None  # one definition serves every shape

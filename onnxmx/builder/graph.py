@@ -22,6 +22,7 @@ from onnxmx.builder.literals import dtype_beside, holds, is_size, spell
 from onnxmx.builder.metadata import CHECKPOINT, SOURCE
 from onnxmx.builder.ops import Arg, Ops
 from onnxmx.builder.scopes import Scopes
+from onnxmx.builder.substitutes import SUBSTITUTES
 from onnxmx.builder.values import Dim, Value, describe, show_shape
 from onnxmx.errors import GraphError, ShapeError, UsageError
 
@@ -40,6 +41,7 @@ class GraphBuilder(Scopes, Ops):
     graph: the graph so far, an `onnx_ir.Graph`.
     functions: the `ai.onnxmx` functions that its nodes use, by name.
     seed: what the parameters are drawn from.
+    device: where the graph is to run, "cpu" or "cuda"; what computes the same there takes the place of missing kernels.
     """
 
     def __init__(self, name: str = "main") -> None:
@@ -47,6 +49,7 @@ class GraphBuilder(Scopes, Ops):
         self.graph = ir.Graph((), (), nodes=(), name=name, opset_imports={"": OPSET})
         self.functions: dict[str, ir.Function] = {}
         self.seed = 0
+        self.device = "cpu"
         self._constants: dict[tuple[Any, ...], Value] = {}
         self._parameters: dict[str, Value] = {}
 
@@ -185,7 +188,11 @@ class GraphBuilder(Scopes, Ops):
         return self.ops(op_type, *inputs, outputs=1, **attributes)[0]
 
     def ops(self, op_type: str, *inputs: Arg, outputs: int, **attributes: Any) -> tuple[Value, ...]:
-        """Add an `ai.onnx` node with several outputs."""
+        """Add an `ai.onnx` node with several outputs, or what takes its place on the device."""
+        if other := SUBSTITUTES[self.device].get(op_type):
+            made = other(self, inputs, attributes)
+            if made is not None:
+                return (made,)
         try:
             inference.schema(op_type)
         except GraphError as error:

@@ -11,32 +11,32 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.builder.ops import FLOAT, INT32, UINT32
+from onnxmx.builder.ops import FLOAT, INT32, INT64, UINT32
 
 _GOLDEN = np.uint32(0x9E3779B9)
 
 
-def hash32(g: GraphBuilder, x: ir.Value, between: ir.Value | None = None) -> Value:
+def hash32(g: GraphBuilder, x: ir.Value, between: ir.Value | None = None, *, few: bool = False) -> Value:
     """x: uint32, any shape.  Returns uint32 of that shape, each element hashed.
 
-    between: a second key, a uint32 scalar added between the two rounds.
+    between: a second key, a uint32 scalar added between the two rounds.   few: x is a scalar, or nearly.
     """
-    x = g.mul(_fold(g, x, 16), np.uint32(0x7FEB352D))
+    x = g.mul(_fold(g, x, 16, few), np.uint32(0x7FEB352D))
     if between is not None:
         x = g.add(x, between)
-    x = g.mul(_fold(g, x, 15), np.uint32(0x846CA68B))
-    return _fold(g, x, 16)
+    x = g.mul(_fold(g, x, 15, few), np.uint32(0x846CA68B))
+    return _fold(g, x, 16, few)
 
 
 def key(g: GraphBuilder, seed: ir.Value, step: ir.Value, stream: ir.Value | int) -> Value:
     """The uint32 scalar that a node draws from at one step. seed, step, stream: int64 scalars."""
     # Both words of the seed: 1 and 2^32 + 1 are two seeds.
     words = g.cast(seed, ir.DataType.UINT64)
-    high = g.cast(g.op("BitShift", words, np.uint64(32), direction="RIGHT"), UINT32)
-    mixed = hash32(g, g.add(g.mul(hash32(g, high), _GOLDEN), g.cast(seed, UINT32)))
+    high = g.cast(_shift(g, words, 32), UINT32)
+    mixed = hash32(g, g.add(g.mul(hash32(g, high, few=True), _GOLDEN), g.cast(seed, UINT32)), few=True)
     for part in (step, stream):
         word = g.cast(part, UINT32) if isinstance(part, ir.Value) else np.uint32(part)
-        mixed = hash32(g, g.add(g.mul(mixed, _GOLDEN), word))
+        mixed = hash32(g, g.add(g.mul(mixed, _GOLDEN), word), few=True)
     return mixed
 
 
@@ -47,7 +47,7 @@ def uniform_int31(g: GraphBuilder, count: ir.Value, word: ir.Value) -> Value:
     # The key goes in twice: added to the position alone, two keys d apart would draw the
     # same numbers, d apart.
     bits = hash32(g, g.add(position, word), g.mul(word, _GOLDEN))
-    return g.cast(g.op("BitShift", bits, np.uint32(1), direction="RIGHT"), INT32)
+    return g.cast(_shift(g, bits, 1), INT32)
 
 
 def normal_like(g: GraphBuilder, x: ir.Value, seed: ir.Value, step: ir.Value, stream: ir.Value) -> Value:
@@ -75,5 +75,47 @@ def keep_mask(g: GraphBuilder, x: ir.Value, ratio: ir.Value | float, word: ir.Va
     return g.reshape_like(g.div(mask, keep), x)
 
 
-def _fold(g: GraphBuilder, x: ir.Value, shift: int) -> Value:
-    return g.op("BitwiseXor", x, g.op("BitShift", x, np.uint32(shift), direction="RIGHT"))
+def _fold(g: GraphBuilder, x: ir.Value, shift: int, few: bool) -> Value:
+    """x ^ x >> shift.   x: uint32."""
+    if g.device == "cpu":
+        return g.op("BitwiseXor", x, _shift(g, x, shift))
+    # CUDA has no kernel for BitwiseXor, but for the arithmetic and the look-ups that it can be written with.
+    return (_fold_bits if few else _fold_limbs)(g, x, shift)
+
+
+def _shift(g: GraphBuilder, x: ir.Value, shift: int) -> Value:
+    """x >> shift.   x: uint32 or uint64.   CUDA has no kernel for BitShift."""
+    assert x.dtype is not None
+    number = x.dtype.numpy().type
+    if g.device == "cpu":
+        return g.op("BitShift", x, number(shift), direction="RIGHT")
+    return g.div(x, number(2**shift))
+
+
+def _fold_bits(g: GraphBuilder, x: ir.Value, shift: int) -> Value:
+    """x ^ x >> shift, bit by bit: a bit of a ^ b is a + b modulo 2. The least kernels, and 32 numbers for each."""
+    place = np.int64(2) ** np.arange(32)
+    wide = g.cast(x, INT64)
+    bits = g.op("Mod", g.add(g.div(wide, place), g.div(wide, place * 2**shift)), np.int64(2))
+    return g.cast(g.reduce_sum(g.mul(bits, place), [-1], keepdims=False), UINT32)
+
+
+def _fold_limbs(g: GraphBuilder, x: ir.Value, shift: int) -> Value:
+    """x ^ x >> shift, the bits that change in three limbs of six, whose a ^ b are looked up."""
+    assert 32 - shift <= 3 * _LIMB
+    base, place = np.uint32(2**_LIMB), np.uint32(2) ** (_LIMB * np.arange(3, dtype=np.uint32))
+    low, high = g.op("Mod", x, np.uint32(2 ** (32 - shift))), _shift(g, x, shift)
+    a, b = (g.op("Mod", g.div(g.unsqueeze(v, [-1]), place), base) for v in (low, high))
+    at = g.add(g.add(g.mul(a, base), b), base * base * np.arange(3, dtype=np.uint32))
+    changed = g.reduce_sum(g.gather(_xor_table(), g.cast(at, INT32)), [-1], keepdims=False)
+    return g.add(g.sub(x, low), g.cast(changed, UINT32))
+
+
+_LIMB = 6
+
+
+def _xor_table() -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    """a ^ b of two limbs at 64 a + b, then the same for the second and the third limb, each in its place; 48 KiB."""
+    n = np.arange(2**_LIMB, dtype=np.int32)
+    one = (n[:, None] ^ n).ravel()
+    return np.concatenate([one << _LIMB * k for k in range(3)])

@@ -90,6 +90,7 @@ def _begin(
         labels=specs_of(data),
         differentiator=ENGINES[plan.engine].differentiator(),
         tune=plan.tuner(),
+        provider=plan.provider,
     )
     state = initial_state(model, update.optimizer, plan.seed, update.average)
     # Before the first file: what cannot be trained leaves nothing behind.

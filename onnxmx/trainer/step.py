@@ -24,6 +24,7 @@ from onnxmx.builder.graph import Dim, GraphBuilder, Value
 from onnxmx.builder.metadata import CHECKPOINT, SOURCE
 from onnxmx.builder.model import Model, Port, check
 from onnxmx.builder.ops import FLOAT, INT64
+from onnxmx.builder.session import PROVIDERS, check_provider
 from onnxmx.builder.source import user_line
 from onnxmx.errors import CheckpointError, GradientError, GraphError, ShapeError, UsageError
 from onnxmx.files import sha256, write_atomic
@@ -122,6 +123,7 @@ def compile_step(
     labels: Specs | None = None,
     differentiator: Differentiator | None = None,
     tune: Tuner | None = None,
+    provider: str = "cpu",
 ) -> StepGraph:
     """One training step as a graph.
 
@@ -134,12 +136,14 @@ def compile_step(
     labels: shape and element type of the labels that a batch holds, by name; by default what the loss expects, called
     "label", or, of several losses, as the output.
     differentiator: who makes the gradients.   tune: who picks among the formulations of one gradient.
+    provider: where the step is to run: CUDA lacks kernels that the CPU has, and gets others that compute the same bits.
     The bytes are a function of the arguments alone, not of where this is called.
     Raises GradientError where an operator between the loss and a parameter has no rule, ShapeError where model, loss
     and label do not fit.
     """
     maker = differentiator or Differentiator()
     g = maker.builder("step")
+    g.device = PROVIDERS[check_provider(provider)]
     objective = Objective.of(losses.get(loss), outputs_of(model), labels, measure)
     update = Update.of(optimizer, clip, regularize, average)
     batch = _batch(g, model, objective)

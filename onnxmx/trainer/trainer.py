@@ -80,6 +80,7 @@ class Trainer:
             labels=labels,
             total=total,
             differentiator=ENGINES[engine].differentiator(),
+            provider=provider,
         )
         start = initial_state(model, update.optimizer, seed, update.average)
         model = model.with_parameters({})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
@@ -17,8 +18,9 @@ N = 50_000
 Array = np.ndarray[Any, Any]
 
 
-def graph(stream: int, ratio: float) -> bytes:
+def graph(stream: int, ratio: float, device: str = "cpu") -> bytes:
     g = GraphBuilder()
+    g.device = device
     seed, step, x = g.input("seed", (), ir.DataType.INT64), g.input("step", (), ir.DataType.INT64), g.input("x", ("n",))
     word = random.key(g, seed, step, stream)
     g.output(random.uniform_int31(g, g.op("Size", x), word), "draws")
@@ -61,6 +63,16 @@ def test_the_same_bits_in_every_run_and_in_the_reference() -> None:
     reference = ReferenceEvaluator(graph(0, 0.3)).run(None, feeds(1, 3, 1000))
     for a, b, c in zip(first, second, reference, strict=True):
         assert a.tobytes() == b.tobytes() == c.tobytes()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**40 + 7, -5])
+def test_the_same_bits_without_bitwise_kernels(seed: int) -> None:
+    """CUDA has none: there the hash is arithmetic and look-ups."""
+    data = graph(3, 0.3, "cuda")
+    assert not {"BitShift", "BitwiseXor"} & {n.op_type for n in onnx.load_from_string(data).graph.node}
+    found = open_session(data, threads=1).run(None, feeds(seed, 10**6, N))
+    same = open_session(graph(3, 0.3), threads=1).run(None, feeds(seed, 10**6, N))
+    assert [a.tobytes() for a in found] == [a.tobytes() for a in same]
 
 
 def test_draws_are_uniform() -> None:
