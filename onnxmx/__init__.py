@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from onnxmx.trainer.clipping import clip_norm as clip_norm
     from onnxmx.trainer.clipping import clip_value as clip_value
     from onnxmx.trainer.evaluate import evaluate as evaluate
+    from onnxmx.trainer.finders import find_batch_size as find_batch_size
+    from onnxmx.trainer.finders import find_lr as find_lr
     from onnxmx.trainer.fit import fit as fit
     from onnxmx.trainer.fit import resume as resume
     from onnxmx.trainer.gan import fit_gan as fit_gan
@@ -163,6 +165,8 @@ _NAMES = {
     "clip_value": "onnxmx.trainer.clipping",
     "compile_step": "onnxmx.trainer.step",
     "evaluate": "onnxmx.trainer.evaluate",
+    "find_batch_size": "onnxmx.trainer.finders",
+    "find_lr": "onnxmx.trainer.finders",
     "fit": "onnxmx.trainer.fit",
     "fit_gan": "onnxmx.trainer.gan",
     "function": "onnxmx.builder.functions",

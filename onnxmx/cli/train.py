@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shlex
 import sys
@@ -92,6 +93,8 @@ onnxmx train --resume runs/first"""
 )
 @_flag("--fast-dev-run", field="fast_dev_run", help="Two steps, validation and every file, and no run is left behind.")
 @_flag("--overfit-one-batch", field="overfit_one_batch", help="Every step on the first batch, to see its loss fall.")
+@click.option("--find-lr", metavar="FILE.png", help="Draw the loss over learning rates, advise one, and do no more.")
+@click.option("--find-batch-size", is_flag=True, help="Time batch sizes, advise one, and do no more.")
 @_option("--time-budget", field="time_budget_s", type=float, metavar="SECONDS", help="Stop after so long, saved.")
 def train(
     model: str | None,
@@ -100,6 +103,8 @@ def train(
     resume: str | None,
     settings: tuple[str, ...],
     logs: tuple[str, ...],
+    find_lr: str | None,
+    find_batch_size: bool,
     **options: Any,
 ) -> Answer:
     """Train a model and write the run to a folder.
@@ -119,12 +124,14 @@ def train(
     started = time.perf_counter()
     options["logs"] = list(logs) or None
     if resume is not None:
-        _alone(model, out or overwrite or bool(settings), given(options))
+        _alone(model, out or overwrite or bool(settings or find_lr or find_batch_size), given(options))
         folder = Path(resume)
         trained = library.resume_run(folder)
         config = TrainConfig.load(folder / "config.toml")
     else:
         config = _configuration(model, {**given(options), **dict(map(parse_setting, settings))})
+        if find_lr or find_batch_size:
+            return _find(config, find_lr)
         if config.make_plan().trial:
             return _try(config, library.train(config, ""))
         out = out or config.out
@@ -167,6 +174,24 @@ def _free_folder(config: TrainConfig, overwrite: bool) -> Path:
     folder = Path("runs") / f"{model}-{Path(config.data).stem}"
     numbered = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))
     return next(f for f in itertools.chain([folder], numbered) if overwrite or not f.exists())
+
+
+def _find(config: TrainConfig, picture: str | None) -> Result:
+    """What a finder advises: a learning rate where there is a file for its picture, else a batch size."""
+    from onnxmx.trainer import run as library
+    from onnxmx.trainer.curves import matplotlib_figure
+
+    if picture:
+        matplotlib_figure()  # without it, an error before the work
+        rate = library.find_lr_of(config)
+        rate.plot(picture)
+        return Result(dataclasses.asdict(rate), f"--lr {rate.lr:.2g}  the loss falls fastest there: {picture}")
+    found = library.find_batch_size_of(config)
+    lines = [
+        f"{size:6}  {speed:12,.0f} samples/s" for size, speed in zip(found.sizes, found.samples_per_s, strict=True)
+    ]
+    advice = f"--batch-size {found.batch_size}  the smallest within 5% of the fastest; {found.stopped}"
+    return Result(dataclasses.asdict(found), "\n".join([*lines, advice]))
 
 
 def _try(config: TrainConfig, trained: Run) -> Result:

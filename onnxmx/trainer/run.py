@@ -19,6 +19,7 @@ from onnxmx.errors import CheckpointError, ModelFileError, OnnxmxError, UsageErr
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.data import Dataset, get_dataset
 from onnxmx.trainer.engine import ENGINES
+from onnxmx.trainer.finders import BatchFinding, RateFinding, find_batch_size, find_lr
 from onnxmx.trainer.gan.run import centred, go_on_gan, start_gan
 from onnxmx.trainer.gan.steps import Game
 from onnxmx.trainer.launch import go_on, start
@@ -58,6 +59,31 @@ def train(config: TrainConfig, out: str | os.PathLike[str], *, overwrite: bool =
     except OnnxmxError:
         folder.release()
         raise
+
+
+def find_lr_of(config: TrainConfig) -> RateFinding:
+    """`find_lr` for the model, data and settings of a configuration."""
+    model, data, options = _to_try(config)
+    return find_lr(model, data, batch_size=config.batch_size, **options)
+
+
+def find_batch_size_of(config: TrainConfig) -> BatchFinding:
+    """`find_batch_size` for the model, data and settings of a configuration."""
+    model, data, options = _to_try(config)
+    constant = dataclasses.replace(options["optimizer"], lr=1e-3)  # no schedule with an end: there is none here
+    return find_batch_size(model, data, **options | {"optimizer": constant})
+
+
+def _to_try(config: TrainConfig) -> tuple[Model, Dataset, dict[str, Any]]:
+    model, data, _ = _read(config)
+    if isinstance(model, tuple):
+        raise UsageError("a finder expected one model; found a GAN", mend="Try values by hand: --epochs 1 --lr ...")
+    plan, update = config.make_plan(), config.make_update()
+    options = {
+        name: getattr(plan, name) for name in ("loss", "measure", "seed", "threads", "provider", "engine", "mix")
+    }
+    options |= {"optimizer": update.optimizer, "clip": update.transforms, "regularize": update.regularizers}
+    return model, data, options
 
 
 def resume_run(folder: str | os.PathLike[str], *, progress: bool = True) -> Run:

@@ -48,3 +48,15 @@ def test_early_ends_and_what_is_written(folder: Path, capsys: pytest.CaptureFixt
     assert "onnxmx train --resume short" in done.out
     done = here(capsys, "train", "--resume", "short", "--format", "json")
     assert len(json.loads(done.out)["history"]) == 0  # the budget counts anew, and is as short
+
+
+def test_finders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = here(capsys, *LENET, "--find-batch-size", "--format", "json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["batch_size"] in json.loads(done.out)["sizes"]
+    assert not list(folder.iterdir())
+    assert here(capsys, "train", "--resume", "run", "--find-batch-size").code == 2
+    pytest.importorskip("matplotlib")
+    done = here(capsys, *LENET, "--find-lr", "lr.png")
+    assert re.fullmatch(r"--lr 0\.\d+  the loss falls fastest there: lr\.png\n", done.out), done.out
+    assert [p.name for p in folder.iterdir()] == ["lr.png"]
