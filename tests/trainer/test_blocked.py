@@ -9,6 +9,7 @@ from onnxmx import layers as L
 from onnxmx.builder.session import open_session
 from onnxmx.trainer.engine.blocked import DOMAIN, block_size, lower
 from onnxmx.trainer.step import initial_state
+from tests.trainer.test_blocked_graphs import kernels
 
 B = block_size()
 pytestmark = pytest.mark.skipif(B is None, reason="ONNX Runtime has no blocked layout on this machine")
@@ -84,3 +85,19 @@ def test_without_blocks_a_step_stays_as_it_is():
     model = mx.models.resnet8().build(image=("batch", 3, 32, 32))
     step = mx.compile_step(model, loss="softmax_cross_entropy", optimizer=mx.Adam())
     assert lower(step.data, None) == step.data
+
+
+def test_micro_batches_run_in_blocks_too():
+    layers = [L.Conv2D(16, 3), tanh, L.Conv2D(32, 3), L.GlobalAvgPool2D(), L.Dense(5)]
+    model = L.Sequential(*layers).build(image=("batch", 16, 13, 11), seed=3)
+    optimizer = mx.SGD(lr=1.0)
+    step = mx.compile_step(model, loss="softmax_cross_entropy", optimizer=optimizer, micro_batch=2)
+    random = np.random.default_rng(0)
+    feeds = {f"state.{n}": a for n, a in initial_state(model, optimizer, seed=0).items()}
+    feeds |= {"batch.image": random.normal(size=(5, 16, 13, 11)).astype(np.float32)}
+    feeds |= {"batch.label": random.integers(0, 5, 5)}
+    data = lower(step.data, B)
+    assert kernels(onnx.load_from_string(data).graph) == 3
+    expected, found = (open_session(graph, threads=1).run(None, feeds) for graph in (step.data, data))
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)

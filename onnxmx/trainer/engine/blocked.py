@@ -47,8 +47,8 @@ def lower(data: bytes, b: int | None) -> bytes:
     kept = [(ONNXMX, name) for name in _TILES]
     proto = onnx.inliner.inline_selected_functions(onnx.load_from_string(data), kept, exclude=True)
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
-    lowering = _Lowering(model.graph, b)
-    if not lowering.run():
+    graphs = [model.graph, *model.graph.subgraphs()]  # micro-batches are the body of a Loop
+    if not sum(_Lowering(graph, b, f"blocked.{k}").run() for k, graph in enumerate(graphs)):
         return data
     passes.RemoveUnusedNodesPass()(model)
     model.opset_imports[DOMAIN] = 1
@@ -83,10 +83,11 @@ def block_size() -> int | None:
 class _Lowering:
     """One walk over a graph in its order. Each value may have a plain form, a blocked one, or both."""
 
-    def __init__(self, graph: ir.Graph, b: int) -> None:
-        self.graph, self.b = graph, b
+    def __init__(self, graph: ir.Graph, b: int, name: str) -> None:
+        self.graph, self.b, self._name = graph, b, name
         self.blocked: dict[ir.Value, ir.Value] = {}
         self._plain: dict[ir.Value, ir.Value] = {}
+        self._nominal: dict[ir.Value, ir.Value] = {}  # blocked, under the shape in ONNX
         self._weights: dict[tuple[ir.Value, str], ir.Value] = {}
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._at: ir.Node | None = None
@@ -101,6 +102,7 @@ class _Lowering:
                 done = self._rewrite(node)
                 convolutions += done and node.op_type in ("Conv", "ConvTranspose")
                 if done:
+                    self._give_out(node)
                     continue
             for k, x in enumerate(node.inputs):
                 if x in self.blocked and x is not None:
@@ -130,23 +132,31 @@ class _Lowering:
         if x not in self.blocked or x.dtype != ir.DataType.FLOAT:
             return x
         if x not in self._plain:
-            c = _sizes(x)[0]
-            nominal = self._reshape(self.blocked[x], [0, *_sizes(x)])
-            self._plain[x] = self._op("ReorderOutput", nominal, domain=DOMAIN, channels=c)
+            self._plain[x] = self._op("ReorderOutput", self.nominal(x), domain=DOMAIN, channels=_sizes(x)[0])
         return self._plain[x]
 
     def block(self, x: ir.Value) -> ir.Value:
         """`x` in blocks."""
         if x not in self.blocked:
-            nominal = self._op("ReorderInput", x, domain=DOMAIN)
-            self.blocked[x] = self._reshape(nominal, self._shape(x))
+            self._set(x, self._op("ReorderInput", x, domain=DOMAIN))
             self._plain[x] = x
         return self.blocked[x]
+
+    def nominal(self, x: ir.Value) -> ir.Value:
+        """`x` in blocks, under its shape in ONNX: as the kernels take it."""
+        blocked = self.block(x)
+        if x not in self._nominal:
+            self._nominal[x] = self._reshape(blocked, [0, *_sizes(x)])
+        return self._nominal[x]
 
     def fits(self, x: ir.Value | None) -> bool:
         """Whether `x` is an image of whole blocks."""
         sizes = _sizes(x)
         return len(sizes) == 3 and sizes[0] % self.b == 0
+
+    def _is_float(self, x: ir.Value | None) -> bool:
+        """Whether `x` is of the one type that the kernels take."""
+        return x is not None and x.dtype == ir.DataType.FLOAT
 
     def _shape(self, x: ir.Value) -> list[int]:
         c, h, w = _sizes(x)
@@ -154,8 +164,17 @@ class _Lowering:
 
     def _set(self, y: ir.Value, nominal: ir.Value) -> bool:
         """`nominal`, a blocked image under its shape in ONNX, is what `y` is in blocks."""
-        self.blocked[y] = self._reshape(nominal, self._shape(y))
+        self._nominal[y], self.blocked[y] = nominal, self._reshape(nominal, self._shape(y))
         return True
+
+    def _give_out(self, node: ir.Node) -> None:
+        """What the graph gives out, and what a graph inside it reads, is in the layout of ONNX."""
+        for y in node.outputs:
+            inside = any(user.graph is not self.graph for user, _ in y.uses())
+            if y in self.blocked and y.dtype == ir.DataType.FLOAT and (inside or y.is_graph_output()):
+                plain, blocked = self.plain(y), self.blocked[y]
+                self._replace(y, plain)
+                self.blocked[plain], self._plain[plain] = blocked, plain
 
     # Rewrites: each returns whether it was one
 
@@ -163,12 +182,12 @@ class _Lowering:
         x, w, *bias = node.inputs
         o, c = _channels(w)
         narrow = c < self.b and len(_sizes(x)) == 3  # its kernel reads ONNX's layout
-        whole = self.fits(x) or narrow
-        if not o or o % self.b or not whole or _int(node, "group", 1) != 1 or not self._varies(w):
+        whole = (self.fits(x) or narrow) and self.fits(node.outputs[0])
+        if not o or not whole or _int(node, "group", 1) != 1 or not self._is_float(x) or not self._varies(w):
             return False
         assert x is not None
         assert w is not None
-        image = self.plain(x) if narrow else self._reshape(self.block(x), [0, *_sizes(x)])
+        image = self.plain(x) if narrow else self.nominal(x)
         weight = self._weight(w, "thin" if narrow else "conv")
         biases = [v for v in bias if v is not None]
         y = self._op("Conv", image, weight, *biases, domain=DOMAIN, attributes=node.attributes.values())
@@ -177,9 +196,8 @@ class _Lowering:
     def _conv_transpose(self, node: ir.Node) -> bool:
         """With stride 1 it is the convolution by the kernel turned round, with its channels swapped."""
         dy, w, *bias = node.inputs
-        o, c = _channels(w)
-        sizes, y = _sizes(dy), node.outputs[0]
-        if not o or o % self.b or c % self.b or not self.fits(dy) or any(v is not None for v in bias):
+        y = node.outputs[0]
+        if not any(_channels(w)) or not self.fits(dy) or not self._is_float(dy) or any(v is not None for v in bias):
             return False
         if _int(node, "group", 1) != 1 or not self.fits(y) or not self._varies(w):
             return False
@@ -192,18 +210,20 @@ class _Lowering:
         pads = [k - 1 - p for k, p in zip(kernel * 2, node.attributes.get_ints("pads", (0, 0, 0, 0)), strict=True)]
         if min(pads) < 0 or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
             return False
-        image = self._reshape(self.block(dy), [0, *sizes])
-        made = self._op("Conv", image, self._weight(w, "back"), domain=DOMAIN, pads=pads, kernel_shape=kernel)
+        made = self._op(
+            "Conv", self.nominal(dy), self._weight(w, "back"), domain=DOMAIN, pads=pads, kernel_shape=kernel
+        )
         return self._set(y, made)
 
     def _pool(self, node: ir.Node) -> bool:
         x = node.inputs[0]
-        if x not in self.blocked or len(node.outputs) != 1 or not self.fits(node.outputs[0]):
+        if x not in self.blocked or len(node.outputs) != 1 or not self.fits(node.outputs[0]) or not self._is_float(x):
+            return False
+        if _int(node, "ceil_mode", 0):  # of how many windows it has, ONNX and its runtime think differently
             return False
         assert x is not None
-        image = self._reshape(self.blocked[x], [0, *_sizes(x)])
         kept = [a for a in node.attributes.values() if a.name != "storage_order"]
-        return self._set(node.outputs[0], self._op("MaxPool", image, domain=DOMAIN, attributes=kept))
+        return self._set(node.outputs[0], self._op("MaxPool", self.nominal(x), domain=DOMAIN, attributes=kept))
 
     def _stretch(self, node: ir.Node) -> bool:
         t, y = node.inputs[0], node.outputs[0]
@@ -267,14 +287,16 @@ class _Lowering:
         over = ir.convenience.get_const_tensor(axes[0]) if axes and axes[0] is not None else None
         if x not in self.blocked or over is None or sorted(a % 4 for a in over.numpy()) != _CHANNEL_SUM:
             return False
+        if node.op_type == "ReduceMean" and not self._is_float(x):  # a mean of integers is rounded
+            return False
         assert x is not None
         c, _, w = _sizes(x)
         how = node.op_type
         rows = self._op(how, self.blocked[x], self._ints([2]), keepdims=0)  # (n, c / b, w b)
         row = self._op(how, rows, self._ints([0]), keepdims=0)
         sums = self._op(how, self._reshape(row, [c // self.b, w, self.b]), self._ints([1]), keepdims=0)
-        self._replace(node, self._reshape(sums, [1, c, 1, 1] if _int(node, "keepdims", 1) else [c]))
-        return True
+        shape = [1, c, 1, 1] if _int(node, "keepdims", 1) else [c]
+        return self._replace(node.outputs[0], self._reshape(sums, shape))
 
     def _transpose(self, node: ir.Node) -> bool:
         """To channels last, as the gradient of a convolution's weight reads its input."""
@@ -289,17 +311,14 @@ class _Lowering:
         else:
             blocks = self._reshape(self.blocked[x], [0, c // self.b, h * w, self.b])
             y = self._op("Transpose", blocks, perm=[0, 2, 1, 3])
-        self._replace(node, self._reshape(y, [0, h, w, c]))
-        return True
+        return self._replace(node.outputs[0], self._reshape(y, [0, h, w, c]))
 
     def _shape_of(self, node: ir.Node) -> bool:
         x = node.inputs[0]
         if x not in self.blocked or x in self._plain:
             return False
         assert x is not None
-        nominal = self._reshape(self.blocked[x], [0, *_sizes(x)])
-        self._replace(node, self._op("Shape", nominal, attributes=node.attributes.values()))
-        return True
+        return self._replace(node.outputs[0], self._op("Shape", self.nominal(x), attributes=node.attributes.values()))
 
     # Nodes
 
@@ -322,11 +341,13 @@ class _Lowering:
             self._weights[w, how] = self._reshape(self._op("Transpose", self._reshape(source, split), perm=perm), shape)
         return self._weights[w, how]
 
-    def _replace(self, node: ir.Node, by: ir.Value) -> None:
-        """Let `by` be read in the place of the output of `node`."""
-        (y,) = node.outputs
+    def _replace(self, y: ir.Value, by: ir.Value) -> bool:
+        """Let `by` be read in the place of `y`, and given out under its name."""
         by.shape, by.type = y.shape, y.type
-        y.replace_all_uses_with(by)
+        y.replace_all_uses_with(by, replace_graph_outputs=True)
+        if by.is_graph_output():
+            y.name, by.name = by.name, y.name
+        return True
 
     def _reshape(self, x: ir.Value, shape: Sequence[int]) -> ir.Value:
         return self._op("Reshape", x, self._ints(shape))
@@ -335,7 +356,7 @@ class _Lowering:
         key = tuple(numbers)
         if key not in self._constants:
             self._constants[key] = ir.Value(
-                name=f"blocked.ints.{len(self._constants)}", const_value=ir.tensor(np.array(numbers, np.int64))
+                name=f"{self._name}.ints.{len(self._constants)}", const_value=ir.tensor(np.array(numbers, np.int64))
             )
             self.graph.register_initializer(self._constants[key])
         return self._constants[key]
@@ -354,8 +375,8 @@ class _Lowering:
     ) -> ir.Value:
         attributes = [*attributes, *ir.convenience.convert_attributes(named)]
         self._count += 1
-        node = ir.Node(domain, op_type, inputs, attributes, name=f"blocked.{self._count}.{op_type}")
-        node.outputs[0].name = f"blocked.{self._count}"
+        node = ir.Node(domain, op_type, inputs, attributes, name=f"{self._name}.{self._count}.{op_type}")
+        node.outputs[0].name = f"{self._name}.{self._count}"
         assert self._at is not None
         self.graph.insert_before(self._at, node)
         return node.outputs[0]
