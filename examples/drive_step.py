@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
         results = dict(zip(outputs, session.run(outputs, feeds), strict=True))
         if step % 10 == 0 or step == STEPS - 1:
             print(f"step {step}  loss {results['loss']:.4f}  lr {results['lr']:.5f}")
-        feeds |= {port["name"]: results[port["next"]] for port in spec["inputs"] if "next" in port}
+        feeds |= {port["name"]: results[port["next"]] for port in spec["inputs"] if port.get("next")}
 
 
 if __name__ == "__main__":

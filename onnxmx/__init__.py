@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from onnxmx.trainer.evaluate import evaluate as evaluate
     from onnxmx.trainer.finders import find_batch_size as find_batch_size
     from onnxmx.trainer.finders import find_lr as find_lr
+    from onnxmx.trainer.fit import distill as distill
     from onnxmx.trainer.fit import fit as fit
     from onnxmx.trainer.fit import resume as resume
     from onnxmx.trainer.gan import fit_gan as fit_gan
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     from onnxmx.trainer.schedules import Step as Step
     from onnxmx.trainer.schedules import WarmupCosine as WarmupCosine
     from onnxmx.trainer.step import compile_step as compile_step
+    from onnxmx.trainer.teacher import Teacher as Teacher
     from onnxmx.trainer.trainer import Trainer as Trainer
     from onnxmx.trainer.update import Update as Update
 
@@ -154,6 +156,7 @@ _NAMES = {
     "SWA": "onnxmx.trainer.averages",
     "Signum": "onnxmx.trainer.optimizers",
     "Step": "onnxmx.trainer.schedules",
+    "Teacher": "onnxmx.trainer.teacher",
     "Trainer": "onnxmx.trainer.trainer",
     "Target": "onnxmx.trainer.averages",
     "Update": "onnxmx.trainer.update",
@@ -164,6 +167,7 @@ _NAMES = {
     "clip_norm": "onnxmx.trainer.clipping",
     "clip_value": "onnxmx.trainer.clipping",
     "compile_step": "onnxmx.trainer.step",
+    "distill": "onnxmx.trainer.fit",
     "evaluate": "onnxmx.trainer.evaluate",
     "find_batch_size": "onnxmx.trainer.finders",
     "find_lr": "onnxmx.trainer.finders",

@@ -22,7 +22,7 @@ from onnxmx.cli.command import HELP_OPTIONS, debug_option
 from onnxmx.cli.report import asks_for_json, report
 from onnxmx.errors import unknown_name
 
-COMMANDS = ("models", "datasets", "summary", "view", "train", "evaluate", "predict", "quantize", "serve")
+COMMANDS = ("models", "datasets", "summary", "view", "train", "evaluate", "predict", "quantize", "distill", "serve")
 """In the order of a model's life. `onnxmx NAME` is `onnxmx.cli.NAME.NAME`."""
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _CONFIG = "onnxmx.trainer.config:TrainConfig"
 
 
-def _option(*names: str, field: str, **attributes: Any) -> Decorator:
+def option(*names: str, field: str, **attributes: Any) -> Decorator:
     """An option for one field of TrainConfig, whose default it shows."""
     return library_option(*names, field, default_in=f"{_CONFIG}.{field}", **attributes)
 
@@ -42,27 +42,27 @@ onnxmx train runs/first/config.toml --seed 2 -s optimizer.lr=3e-4 -o runs/second
 onnxmx train --resume runs/first"""
 )
 @click.argument("model", required=False, metavar="MODEL|CONFIG.toml")
-@_option(
+@option(
     "--data", field="data", metavar="DATASET", help="A name from `onnxmx datasets`, or an .npz file (docs/data.md)."
 )
-@_option("--data-dir", field="data_dir", metavar="DIR", help="Where the dataset's files are.")
+@option("--data-dir", field="data_dir", metavar="DIR", help="Where the dataset's files are.")
 @click.option("-o", "--out", metavar="DIR", help="The new run's folder; by default runs/MODEL-DATASET.")
 @click.option("--overwrite", is_flag=True, help="Delete the run that is in that folder, and start anew in its place.")
 @click.option("--resume", metavar="DIR", help="Go on with the run in DIR, to the same bytes as if it never stopped.")
-@_option("--epochs", field="epochs", type=int, help="Passes over the data.")
-@_option("--batch-size", field="batch_size", type=int, help="Samples a step.")
-@_option("--seed", field="seed", type=int, help="What initial parameters, shuffling and dropout are drawn from.")
-@_option("--loss", field="loss", choices_in="onnxmx.trainer.losses:LOSSES", help="What to make small.")
-@_option("--optimizer", field="optimizer", choices_in="onnxmx.trainer.optimizers:OPTIMIZERS", help="What takes steps.")
-@_option("--lr", field="lr", type=float, help="The learning rate at its highest; by default the optimizer's own.")
-@_option("--schedule", field="schedule", choices_in="onnxmx.trainer.schedules:SCHEDULES", help="How the rate goes.")
-@_option("--warmup", field="warmup", type=int, help="Updates until the highest rate; by default 1/20 of the run.")
-@_option("--clip", field="clip", type=float, help="The largest global norm of the gradients; 0 for no clipping.")
-@_option(
+@option("--epochs", field="epochs", type=int, help="Passes over the data.")
+@option("--batch-size", field="batch_size", type=int, help="Samples a step.")
+@option("--seed", field="seed", type=int, help="What initial parameters, shuffling and dropout are drawn from.")
+@option("--loss", field="loss", choices_in="onnxmx.trainer.losses:LOSSES", help="What to make small.")
+@option("--optimizer", field="optimizer", choices_in="onnxmx.trainer.optimizers:OPTIMIZERS", help="What takes steps.")
+@option("--lr", field="lr", type=float, help="The learning rate at its highest; by default the optimizer's own.")
+@option("--schedule", field="schedule", choices_in="onnxmx.trainer.schedules:SCHEDULES", help="How the rate goes.")
+@option("--warmup", field="warmup", type=int, help="Updates until the highest rate; by default 1/20 of the run.")
+@option("--clip", field="clip", type=float, help="The largest global norm of the gradients; 0 for no clipping.")
+@option(
     "--average", field="average", choices_in="onnxmx.trainer.averages:AVERAGES", help="What to keep of the weights."
 )
-@_option("--mix", field="mix", choices_in="onnxmx.trainer.mixing:MIXES", help="How to mix the samples of a batch.")
-@_option("--micro-batches", field="micro_batches", type=int, help="In how many parts a step goes through its batch.")
+@option("--mix", field="mix", choices_in="onnxmx.trainer.mixing:MIXES", help="How to mix the samples of a batch.")
+@option("--micro-batches", field="micro_batches", type=int, help="In how many parts a step goes through its batch.")
 @click.option(
     "-s",
     "--set",
@@ -71,20 +71,20 @@ onnxmx train --resume runs/first"""
     metavar="KEY=VALUE",
     help="Any key of config.toml, such as optimizer.lr=3e-4 or schedule.name=cosine; again for another.",
 )
-@_option("--threads", field="threads", type=int, help="Worker threads; by default the cores of this machine.")
-@_option("--provider", field="provider", choices_in="onnxmx.builder.session:PROVIDERS", help="Where to run.")
-@_option("--engine", field="engine", choices_in="onnxmx.trainer.engine:ENGINES", help="Who makes and runs the step.")
-@_option(
+@option("--threads", field="threads", type=int, help="Worker threads; by default the cores of this machine.")
+@option("--provider", field="provider", choices_in="onnxmx.builder.session:PROVIDERS", help="Where to run.")
+@option("--engine", field="engine", choices_in="onnxmx.trainer.engine:ENGINES", help="Who makes and runs the step.")
+@option(
     "--tune",
     field="tune",
     choices_in="onnxmx.trainer.tune:MODES",
     help="Measure which formulations are fastest here (full), or take what was measured before (cached).",
 )
-@_option("--checkpoint-every", field="checkpoint_s", type=float, metavar="SECONDS", help="Seconds between checkpoints.")
-@_option("--patience", field="patience", type=int, metavar="EPOCHS", help="End after so many without a better one.")
-@_option("--min-delta", field="min_delta", type=float, help="By how much an epoch must be better, for --patience.")
-@_option("--keep-best", field="keep_best", type=int, metavar="N", help="Keep the models of the N best epochs in best/.")
-@_option(
+@option("--checkpoint-every", field="checkpoint_s", type=float, metavar="SECONDS", help="Seconds between checkpoints.")
+@option("--patience", field="patience", type=int, metavar="EPOCHS", help="End after so many without a better one.")
+@option("--min-delta", field="min_delta", type=float, help="By how much an epoch must be better, for --patience.")
+@option("--keep-best", field="keep_best", type=int, metavar="N", help="Keep the models of the N best epochs in best/.")
+@option(
     "--log",
     field="logs",
     multiple=True,
@@ -95,7 +95,7 @@ onnxmx train --resume runs/first"""
 @_flag("--overfit-one-batch", field="overfit_one_batch", help="Every step on the first batch, to see its loss fall.")
 @click.option("--find-lr", metavar="FILE.png", help="Draw the loss over learning rates, advise one, and do no more.")
 @click.option("--find-batch-size", is_flag=True, help="Time batch sizes, advise one, and do no more.")
-@_option("--time-budget", field="time_budget_s", type=float, metavar="SECONDS", help="Stop after so long, saved.")
+@option("--time-budget", field="time_budget_s", type=float, metavar="SECONDS", help="Stop after so long, saved.")
 def train(
     model: str | None,
     out: str | None,
@@ -135,10 +135,10 @@ def train(
         if config.make_plan().trial:
             return _try(config, library.train(config, ""))
         out = out or config.out
-        folder = Path(out) if out else _free_folder(config, overwrite)
+        folder = Path(out) if out else free_folder(config, overwrite)
         print(f"onnxmx: training {config.model} on {config.data} into {folder}", file=sys.stderr)
         trained = library.train(config, folder, overwrite=overwrite)
-    return _answer(folder, config, trained, time.perf_counter() - started)
+    return answer(folder, config, trained, time.perf_counter() - started)
 
 
 def _alone(model: str | None, out: str | bool | None, options: dict[str, Any]) -> None:
@@ -167,7 +167,7 @@ def _configuration(model: str | None, options: dict[str, Any]) -> TrainConfig:
     return TrainConfig.of_settings({"model": model, **options})
 
 
-def _free_folder(config: TrainConfig, overwrite: bool) -> Path:
+def free_folder(config: TrainConfig, overwrite: bool) -> Path:
     """runs/<model>-<data>, or, unless it may be overwritten, the first of -2, -3 ... that is not there yet."""
     path, _, function = config.model.rpartition(":")
     model = function if path.endswith(".py") else Path(config.model).stem
@@ -211,7 +211,7 @@ def _try(config: TrainConfig, trained: Run) -> Result:
     return Result({"best": trained.best, "history": history, "timing": trained.timing}, said)
 
 
-def _answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> Result:
+def answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> Result:
     from onnxmx.trainer.timing import show_timing
 
     model, last = folder / "model.onnx", folder / "last.onnx"

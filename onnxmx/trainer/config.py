@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from onnxmx.builder.model import load
 from onnxmx.errors import DataError, UsageError
 from onnxmx.files import write_atomic
 from onnxmx.trainer.averages import AVERAGES, Average
@@ -30,6 +31,7 @@ from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.regularizers import L1, L2, MaxNorm, Regularizer
 from onnxmx.trainer.schedules import SCHEDULES, ReduceOnPlateau, Schedule, as_schedule
 from onnxmx.trainer.tables import Table, check_type, listed, make, named, override, unknown_key
+from onnxmx.trainer.teacher import Teacher
 from onnxmx.trainer.update import Update
 
 Many = str | dict[str, Any] | list[Any]
@@ -53,6 +55,7 @@ class TrainConfig:
     patience, min_delta, keep_best, time_budget_s, fast_dev_run, overfit_one_batch: as in `fit`.
     logs: csv, tensorboard, curves, or several in a list; by default curves, where matplotlib is installed.
     gan: of a GAN, a table of k, smoothing, penalty and samples, as in `fit_gan`.
+    teacher: a table of model (a file), temperature, alpha, features and feature_weight, as in `mx.Teacher`.
     out: the run's folder.
     """
 
@@ -83,6 +86,7 @@ class TrainConfig:
     min_delta: float = 0.0
     keep_best: int = 0
     gan: dict[str, Any] | None = None
+    teacher: dict[str, Any] | None = None
     time_budget_s: float | None = None
     logs: str | list[str] | None = None
     fast_dev_run: bool = False
@@ -158,6 +162,17 @@ class TrainConfig:
             overfit_one_batch=self.overfit_one_batch,
             logs=_default_logs() if self.logs is None else listed(self.logs),
         )
+
+    def make_teacher(self) -> Teacher | None:
+        """Whom to learn from besides the labels, or None. Raises ModelFileError where its file cannot be used."""
+        if self.teacher is None:
+            return None
+        table = dict(self.teacher)
+        file = table.pop("model", None)
+        if not isinstance(file, str):
+            raise UsageError(f"teacher.model expected an ONNX file; found {file!r}", mend="Such as runs/a/model.onnx.")
+        made: Teacher = make("teacher", {"name": "teacher", **table}, {"teacher": Teacher}, model=load(file))
+        return made
 
     def make_game(self) -> Game | None:
         """The rules of a GAN; None of another model."""

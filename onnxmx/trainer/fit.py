@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxmx.builder.metadata import LOSS
@@ -25,6 +25,7 @@ from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.regularizers import Regularizer
 from onnxmx.trainer.run import resume_run
 from onnxmx.trainer.run_directory import RunDirectory
+from onnxmx.trainer.teacher import Teacher
 from onnxmx.trainer.update import Update
 
 
@@ -37,6 +38,7 @@ def fit(
     batch_size: int = 64,
     micro_batches: int = 1,
     mix: Mixup | None = None,
+    teach: Teacher | None = None,
     seed: int = 0,
     loss: LossLike = "softmax_cross_entropy",
     measure: Measure = None,
@@ -70,7 +72,7 @@ def fit(
     by the mean training loss.
     epochs: passes over the data.   batch_size: samples a step.
     micro_batches: in how many parts a step goes through its batch, to use less memory.
-    mix: of the samples of a batch, mx.Mixup or mx.CutMix.
+    mix: of the samples of a batch, mx.Mixup or mx.CutMix.   teach: mx.Teacher, whom to learn from besides the labels.
     seed: what the order of the samples and dropout are drawn from.
     loss: what to make small: a loss of mx.losses, its name, a function (output, label) of graph values, or a mapping of
     such by the outputs that they read, whose labels have the outputs' names.
@@ -101,6 +103,7 @@ def fit(
         batch_size=batch_size,
         micro_batches=micro_batches,
         mix=mix,
+        teach=teach,
         tune=tune,
         seed=seed,
         loss=loss,
@@ -131,6 +134,25 @@ def fit(
         callbacks=callbacks,
         progress=progress,
     )
+
+
+def distill(
+    student: Model,
+    teacher: Model,
+    data: Dataset,
+    *,
+    temperature: float = 4.0,
+    alpha: float = 0.5,
+    features: Mapping[str, str] | None = None,
+    feature_weight: float = 1.0,
+    **options: Any,
+) -> Run:
+    """Train `student` to do as `teacher` does: `fit` with teach=mx.Teacher(...), and all other options of `fit`.
+
+    run = mx.distill(small, mx.load("lenet.onnx"), mx.data.mnist("train"), epochs=3, features={"0": "0"})
+    """
+    teach = Teacher(teacher, temperature, alpha, features or {}, feature_weight)
+    return fit(student, data, teach=teach, **options)
 
 
 def resume(

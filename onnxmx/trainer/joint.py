@@ -20,6 +20,7 @@ from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.model import Model
 from onnxmx.builder.ops import FLOAT
+from onnxmx.builder.session import PROVIDERS, check_provider
 from onnxmx.builder.values import Dim
 from onnxmx.errors import GradientError, UsageError, unknown_name
 from onnxmx.trainer.autodiff import gradients
@@ -64,17 +65,21 @@ class Joint:
             self._known(name)
         self._updates = {name: u if isinstance(u, Update) else Update.of(u) for name, u in updates.items()}
 
-    def step(self, trains: str, loss: Loss, *, batch: Specs | None = None, total: int = 1) -> StepGraph:
+    def step(
+        self, trains: str, loss: Loss, *, batch: Specs | None = None, total: int = 1, provider: str = "cpu"
+    ) -> StepGraph:
         """A step that trains one of the models.
 
         loss: a function (nets, batch) of a `Nets` and the graph values of a batch by name, which returns a scalar, or
         that and a dict of further scalars, the metrics of the step.
         batch: what a batch holds: mx.losses.Spec(shape, element type) by name.   total: the updates of this model.
+        provider: where the step is to run.
         Raises GradientError where the loss does not depend on a parameter of the model, or an operator between has no
         rule.
         """
         update = self._update(trains)
         g = GraphBuilder(f"step of {trains}")
+        g.device = PROVIDERS[check_provider(provider)]
         given = {name: g.input(f"batch.{name}", *spec) for name, spec in (batch or {}).items()}
         states = {
             name: g.input(f"state.{name}", array.shape, ir.DataType.from_numpy(array.dtype))

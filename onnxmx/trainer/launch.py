@@ -76,6 +76,8 @@ def _begin(
     # Through bytes, as a resumed run reads it: both go on from the same graph.
     model = from_bytes(_with_facts(model, data, plan).to_bytes())
     data, validation = _fit_both(model, data, validation, plan)
+    if plan.teach is not None:
+        plan.teach.check(data)
     step = compile_step(
         model,
         loss=plan.loss,
@@ -87,6 +89,7 @@ def _begin(
         total=total,
         micro_batch=plan.micro_batch,
         mix=plan.mix,
+        teach=plan.teach,
         labels=specs_of(data),
         differentiator=ENGINES[plan.engine].differentiator(),
         tune=plan.tuner(),

@@ -17,6 +17,7 @@ from onnxmx.trainer.logs import make_logs
 from onnxmx.trainer.losses import LossLike
 from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Measure
+from onnxmx.trainer.teacher import Teacher
 from onnxmx.trainer.tune import MODES, Tuner
 
 
@@ -25,7 +26,7 @@ class Plan:
     """How a run goes, besides what is compiled into its step.
 
     micro_batches: in how many parts a step goes through its batch, to use less memory.
-    mix: of the samples of a batch.
+    mix: of the samples of a batch.   teach: whom to learn from besides the labels.
     threads: worker threads inside an operator; by default the cores that this process may use.
     tune: "off", "cached" or "full": whether formulations of a gradient are picked by measuring (trainer/tune.py).
     engine: "ort" for stock ONNX Runtime, or "ort-training" for the retired onnxruntime-training.
@@ -43,6 +44,7 @@ class Plan:
     batch_size: int = 64
     micro_batches: int = field(default=1, kw_only=True)
     mix: Mixup | None = field(default=None, kw_only=True)
+    teach: Teacher | None = field(default=None, kw_only=True)
     tune: str = field(default="cached", kw_only=True)
     seed: int = 0
     loss: LossLike = "softmax_cross_entropy"
@@ -66,6 +68,8 @@ class Plan:
         if self.mix is not None and not isinstance(self.mix, Mixup):
             mend = "For example mx.Mixup(0.2)."
             raise UsageError(f"mix expected mx.Mixup or mx.CutMix; found {self.mix!r}", mend=mend)
+        if self.teach is not None and not isinstance(self.teach, Teacher):
+            raise UsageError(f"teach expected mx.Teacher; found {self.teach!r}", mend="Such as mx.Teacher(model).")
         if self.batch_size % self.micro_batches:
             raise UsageError(
                 f"batch_size expected a multiple of its {self.micro_batches} micro-batches; found {self.batch_size}",

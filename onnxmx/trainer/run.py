@@ -126,7 +126,7 @@ def _start(
     return start(
         model,
         data,
-        config.make_plan(),
+        dataclasses.replace(config.make_plan(), teach=config.make_teacher()),
         validation=validation,
         update=config.make_update(),
         out=out,

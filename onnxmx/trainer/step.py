@@ -8,32 +8,25 @@ It is a pure function: the same inputs give the same outputs, bit for bit on one
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 
 from onnxmx.builder import weights
 from onnxmx.builder.graph import Dim, GraphBuilder, Value
-from onnxmx.builder.metadata import CHECKPOINT, SOURCE
-from onnxmx.builder.model import Model, Port, check
+from onnxmx.builder.model import Model, Port
 from onnxmx.builder.ops import FLOAT, INT64
 from onnxmx.builder.session import PROVIDERS, check_provider
-from onnxmx.builder.source import user_line
-from onnxmx.errors import CheckpointError, GradientError, GraphError, ShapeError, UsageError
-from onnxmx.files import sha256, write_atomic
-from onnxmx.trainer import losses, state
+from onnxmx.errors import GradientError, GraphError, ShapeError, UsageError
+from onnxmx.trainer import losses
 from onnxmx.trainer.autodiff import gradients
 from onnxmx.trainer.autodiff.choice import picking
 from onnxmx.trainer.averages import Average
 from onnxmx.trainer.clipping import Gradients, Transform
-from onnxmx.trainer.forward import Training, copy_model, open_called
+from onnxmx.trainer.forward import Training, copy_model
 from onnxmx.trainer.logits import as_logits, before_activations
 from onnxmx.trainer.losses import LossLike, Specs
 from onnxmx.trainer.micro import Pass, in_micro_batches
@@ -41,56 +34,13 @@ from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Measure, Objective, outputs_of
 from onnxmx.trainer.optimizers import Optimizer
 from onnxmx.trainer.regularizers import Regularizer
+from onnxmx.trainer.step_graph import StepGraph as StepGraph
+from onnxmx.trainer.step_graph import finish as finish
+from onnxmx.trainer.teacher import Teacher
 from onnxmx.trainer.tune import Tuner
 from onnxmx.trainer.update import Update
 
 Array = np.ndarray[Any, Any]
-FORMAT = "onnxmx.step/1"
-_AGAIN = "The file was altered or cut short. Put the original back, or train again."
-
-
-@dataclass(frozen=True)
-class StepGraph:
-    """A compiled graph and what a program needs to drive it.
-
-    data: the bytes of the ONNX file.
-    spec: what `step.json` holds: each input and output with shape, dtype and meaning.
-    """
-
-    data: bytes
-    spec: dict[str, Any]
-
-    def save(self, folder: Path, state_arrays: dict[str, Array], header: dict[str, Any] | None = None) -> None:
-        """Write `step.onnx`, `step.json` and `state.safetensors`, the state to start from, with `header` in it."""
-        state.save(folder / "state.safetensors", state_arrays, header or {})
-        self.save_graph(folder)  # last: with it the hand-over is whole
-
-    def save_graph(self, folder: Path, name: str = "step") -> None:
-        """Write `<name>.onnx` and `<name>.json`, the latter last, since it names the digest of the first."""
-        write_atomic(folder / f"{name}.onnx", self.data)
-        write_atomic(folder / f"{name}.json", json.dumps(self.spec, indent=2).encode())
-
-    @property
-    def state_ports(self) -> dict[str, dict[str, Any]]:
-        """What it reads of a state, by name without `state.`: the descriptions of step.json."""
-        inputs = ((port["name"].partition("."), port) for port in self.spec["inputs"])
-        return {name: port for (kind, _, name), port in inputs if kind == "state"}
-
-    @classmethod
-    def load(cls, folder: Path, name: str = "step") -> StepGraph:
-        """Read what `save_graph` wrote. Raises CheckpointError where it is missing or altered."""
-        path = folder / f"{name}.onnx"
-        try:
-            data = path.read_bytes()
-            spec = json.loads(path.with_suffix(".json").read_bytes())
-            expected = spec["digest"]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise CheckpointError(
-                f"{folder} expected {name}.onnx and {name}.json; found {error!r}", mend=_AGAIN
-            ) from error
-        if sha256(data) != expected:
-            raise CheckpointError(f"{path} expected the digest {expected}; found {sha256(data)}", mend=_AGAIN)
-        return cls(data, spec)
 
 
 @dataclass(frozen=True)
@@ -120,6 +70,7 @@ def compile_step(
     total: int = 1,
     micro_batch: int | None = None,
     mix: Mixup | None = None,
+    teach: Teacher | None = None,
     labels: Specs | None = None,
     differentiator: Differentiator | None = None,
     tune: Tuner | None = None,
@@ -130,7 +81,8 @@ def compile_step(
     loss: a loss, its name, a function of graph values, or losses by the output that they read.
     clip: clipping and whatever else changes gradients, one or several in their order.   regularize: likewise.
     average: of the weights, kept beside them.   micro_batch: samples at a time, to use less memory; by default all.
-    mix: mx.Mixup or mx.CutMix of the samples of a batch.
+    mix: mx.Mixup or mx.CutMix of the samples of a batch.   teach: whom to learn from besides the labels; `loss` stays
+    the model's own.
     measure: metrics beside the loss, of several losses by output; by default those that go with it.
     total: the steps of the run, for schedules that end with it.
     labels: shape and element type of the labels that a batch holds, by name; by default what the loss expects, called
@@ -161,22 +113,28 @@ def compile_step(
             with b.scope("mix"):
                 mixed = mix(b, {name: batch[name] for name in model.inputs}, seed, states["step"])
         inputs = batch if mixed is None else mixed.inputs
-        outputs = copy_model(b, model, {**parameters, **running, **inputs}, training)
+        seen = model if teach is None else teach.seen_in(model)
+        outputs = copy_model(b, seen, {**parameters, **running, **inputs}, training)
         if lost := [name for name in training.running if name not in running]:
             raise GraphError(
                 f"training expected running statistics that are initializers; found {lost[0]!r}, which is computed",
                 mend="Export the model with its constants folded.",
             )
         with b.scope("loss"):
-            logits = before_activations(b, model, objective, outputs)
+            logits = outputs | before_activations(b, model, objective, {n: outputs[n] for n in model.outputs})
             targets = {name: batch[name] for name in objective.labels}
             if mixed is None:
                 loss_value, sums = objective.compute(b, logits, targets)
             else:
                 loss_value, sums = objective.compute_mixed(b, logits, targets, mixed.partner, mixed.share)
         names[:] = sums
+        goal = loss_value
+        if teach is not None:
+            with b.scope("teacher"):
+                given = {name: inputs[name] for name in model.inputs}
+                goal = teach.guide(b, model, objective, loss_value, logits, given)
         with picking(tune):
-            gradients = gradients_of(maker, b, loss_value, trainable)
+            gradients = gradients_of(maker, b, goal, trainable)
         return Pass([loss_value], gradients, training.running, list(sums.values()))
 
     if micro_batch is None:
@@ -201,7 +159,8 @@ def compile_step(
         g.output(sums[name], f"sum.{name}")
     for name, value in states.items():
         g.output(following.get(name, value), f"next.{name}")
-    made_of = settings(loss, update, micro_batch, mix) | {"engine": maker.name}
+    taught = {} if teach is None else {"teach": str(teach)}
+    made_of = settings(loss, update, micro_batch, mix) | {"engine": maker.name} | taught
     return finish(g, "onnxmx training step", made_of, plain=maker.plain, average=average)
 
 
@@ -324,76 +283,3 @@ def _check_plain(maker: Differentiator) -> None:
             f"micro-batches expected the engine 'ort'; found {maker.name!r}, whose gradients cannot be in a loop",
             mend="Take the default engine.",
         )
-
-
-_MEANINGS = {
-    "loss": "the mean loss of the batch, before the update",
-    "grad_norm": "the L2 norm of all gradients together, before clipping",
-    "lr": "the learning rate of this update",
-    "state.step": "updates done so far",
-    "state.seed": "what random numbers are drawn from",
-}
-
-
-def finish(
-    g: GraphBuilder, title: str, made_of: dict[str, str], *, plain: bool = True, average: Average | None = None
-) -> StepGraph:
-    """A graph as a step: without what nothing reads or is computed twice, checked where it is plain ONNX, described."""
-    model = g.model()
-    open_called(model)
-    for tidy in (
-        passes.RemoveUnusedNodesPass(),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
-    ):
-        tidy(model)
-    for port in list(model.graph.inputs):
-        if (port.name or "").startswith("state.") and not port.uses():  # of another step that shares the state
-            model.graph.inputs.remove(port)
-    here = user_line()
-    for node in model.graph:
-        if here and node.metadata_props.get(SOURCE) == here:  # the line that compiles says nothing of a node
-            del node.metadata_props[SOURCE]
-    proto = ir.to_proto(model)
-    if plain:
-        check(proto, title)
-    data = proto.SerializeToString(deterministic=True)
-    spec = {
-        "format": FORMAT,
-        "title": title,
-        "digest": sha256(data),
-        "settings": made_of,
-        # The parameters of a model file are the tensors of that prefix where there is one.
-        "average": average.prefix if average and average.use else None,
-        "checkpoint": any(CHECKPOINT in node.metadata_props for node in model.graph),
-        "inputs": [_describe(v, {y.name for y in proto.graph.output}) for v in proto.graph.input],
-        "outputs": [_describe(v) for v in proto.graph.output],
-    }
-    return StepGraph(data, spec)
-
-
-def _describe(port: onnx.ValueInfoProto, outputs: Collection[str] = ()) -> dict[str, Any]:
-    kind = port.type.tensor_type
-    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim]
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-    described: dict[str, Any] = {"name": port.name, "shape": shape, "dtype": dtype, "meaning": _meaning(port.name)}
-    kind_of, _, rest = port.name.partition(".")
-    if kind_of == "state":
-        # How to drive it: where the first value is in state.safetensors, and which output is the next one; it stays as
-        # it is where there is none.
-        following = f"next.{rest}"
-        described |= {"tensor": rest, "next": following if following in outputs else None}
-    return described
-
-
-def _meaning(name: str) -> str:
-    if name in _MEANINGS:
-        return _MEANINGS[name]
-    kind, _, rest = name.partition(".")
-    return {
-        "batch": f"{rest} of each sample of the batch",
-        "state": f"{rest} before the update",
-        "next": f"state.{rest} after the update",
-        "metric": f"{rest} of the batch, before the update",
-        "sum": f"what {rest} of many batches is made of, once this is added up over them",
-    }.get(kind, "")

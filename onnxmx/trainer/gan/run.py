@@ -120,7 +120,8 @@ def start_gan(
     generator, discriminator = (_named(model, game) for model in (generator, discriminator))
     nets = pair(generator, discriminator, *updates)
     data = _images(discriminator, data)
-    steps = game.steps(nets, plan.batch_size, len(Loader(data, plan.batch_size)) * plan.epochs)
+    batches = len(Loader(data, plan.batch_size)) * plan.epochs
+    steps = game.steps(nets, plan.batch_size, batches, plan.provider)
     read = _ports(steps)
     first = {name: array for name, array in nets.state(plan.seed).items() if name in read}
     about = {"k": game.k, "samples": samples}

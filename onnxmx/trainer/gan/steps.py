@@ -55,7 +55,7 @@ class Game:
             raise UsageError(f"penalty expected a finite number of at least 0; found {self.penalty!r}")
         object.__setattr__(self, "penalty", weight)
 
-    def steps(self, nets: Joint, batch_size: int, batches: int) -> dict[str, StepGraph]:
+    def steps(self, nets: Joint, batch_size: int, batches: int, provider: str = "cpu") -> dict[str, StepGraph]:
         """Both steps by name, that of the discriminator first. batches: those of the whole run."""
         image, code = nets.models[DISCRIMINATOR].inputs, nets.models[GENERATOR].inputs
         ((name, port),) = image.items()
@@ -72,8 +72,10 @@ class Game:
             return self._as(nets, nets(DISCRIMINATOR, made), real=True)
 
         return {
-            DISCRIMINATOR: nets.step(DISCRIMINATOR, discriminating, batch={name: spec}, total=batches),
-            GENERATOR: nets.step(GENERATOR, generating, total=max(batches // self.k, 1)),
+            DISCRIMINATOR: nets.step(
+                DISCRIMINATOR, discriminating, batch={name: spec}, total=batches, provider=provider
+            ),
+            GENERATOR: nets.step(GENERATOR, generating, total=max(batches // self.k, 1), provider=provider),
         }
 
     def discriminating(self, nets: Nets, real: Value, made: Value) -> tuple[ir.Value, dict[str, ir.Value]]:
