@@ -46,6 +46,8 @@ bench: $(STAMP)
 results: $(STAMP)
 	$(BIN)/python examples/forecast.py
 	$(BIN)/python examples/multi_task.py
+	$(BIN)/python examples/char_rnn.py
+	$(BIN)/python examples/transfer.py
 ifdef DATA_DIR
 	$(BIN)/onnxmx train lenet --data mnist --data-dir $(DATA_DIR) --epochs 3 --threads 1 -o runs/lenet-mnist --overwrite
 	$(BIN)/onnxmx train examples/mnist_rows.py:net --data mnist --data-dir $(DATA_DIR) --epochs 3 --lr 3e-3 --threads 1 \

@@ -28,3 +28,9 @@ def test_one_net_for_two_tasks() -> None:
     digit, odd = run("multi_task.py", "--epochs", "8", "--seeds", "1")["trained on digit and odd"]
     assert digit >= 0.95
     assert odd >= 0.95
+
+
+def test_a_language_model_learns_to_spell() -> None:
+    figures = run("char_rnn.py", "--epochs", "1", "--stride", "100")
+    assert figures["counts, 1 characters before"] == [11.70]
+    assert figures["char_rnn"][0] < 15
