@@ -35,6 +35,7 @@ def open_session(
     provider: str = "cpu",
     tidy: bool = False,
     lean: bool = False,
+    profile: str | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession` for a serialized model.
 
@@ -43,6 +44,7 @@ def open_session(
     tidy: the graph computes nothing twice, so that ONNX Runtime need not look: that takes 20 s for a DenseNet step.
     lean: memory is taken as it is needed, not laid out by what the first run took and held beside that: a third less
     for ResNet-20 at 256, and 2.5% more time for a LeNet (docs/performance.md).
+    profile: where to write a trace, the beginning of a file's path; `end_profiling` of the session gives the whole.
     Raises GraphError when ONNX Runtime refuses the graph.
     """
     ort = runtime()
@@ -50,6 +52,8 @@ def open_session(
     options.intra_op_num_threads = threads or cores()
     options.log_severity_level = 3
     options.enable_mem_pattern = not lean
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     # Without this, threads of an idle session go on spinning and slow down the others of the process.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     known = ["CommonSubexpressionElimination"] if tidy else None

@@ -91,6 +91,7 @@ onnxmx train --resume runs/first"""
     choices_in="onnxmx.trainer.logs:LOGS",
     help="What to write besides metrics.jsonl; again for another. By default curves, where matplotlib is installed.",
 )
+@_flag("--profile", field="profile", help="Time a step's operators first; say where the time goes, by layer.")
 @_flag("--fast-dev-run", field="fast_dev_run", help="Two steps, validation and every file, and no run is left behind.")
 @_flag("--overfit-one-batch", field="overfit_one_batch", help="Every step on the first batch, to see its loss fall.")
 @click.option("--find-lr", metavar="FILE.png", help="Draw the loss over learning rates, advise one, and do no more.")
@@ -212,6 +213,7 @@ def _try(config: TrainConfig, trained: Run) -> Result:
 
 
 def answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> Result:
+    from onnxmx.trainer.profile import TRACE, summarize
     from onnxmx.trainer.timing import show_timing
 
     model, last = folder / "model.onnx", folder / "last.onnx"
@@ -241,4 +243,8 @@ def answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> R
         "stopped": trained.stopped,
         "timing": trained.timing,
     }
+    if config.profile and (folder / TRACE).is_file():
+        summary = summarize(folder / TRACE)
+        lines += ["", str(summary)]
+        answer["profile"] = dataclasses.asdict(summary)
     return Result(answer, "\n".join(lines))

@@ -52,7 +52,7 @@ class TrainConfig:
     regularize: a table of REGULARIZERS, or a list of them.   average: ema or swa, or a table of one.
     micro_batches: in how many parts a step goes through its batch.
     mix: mixup or cutmix, or a table of one.   measure: metrics beside the loss; by default that which goes with it.
-    patience, min_delta, keep_best, time_budget_s, fast_dev_run, overfit_one_batch: as in `fit`.
+    patience, min_delta, keep_best, time_budget_s, profile, fast_dev_run, overfit_one_batch: as in `fit`.
     logs: csv, tensorboard, curves, or several in a list; by default curves, where matplotlib is installed.
     gan: of a GAN, a table of k, smoothing, penalty and samples, as in `fit_gan`.
     teacher: a table of model (a file), temperature, alpha, features and feature_weight, as in `mx.Teacher`.
@@ -89,6 +89,7 @@ class TrainConfig:
     teacher: dict[str, Any] | None = None
     time_budget_s: float | None = None
     logs: str | list[str] | None = None
+    profile: bool = False
     fast_dev_run: bool = False
     overfit_one_batch: bool = False
 
@@ -158,6 +159,7 @@ class TrainConfig:
             min_delta=self.min_delta,
             keep_best=self.keep_best,
             time_budget_s=self.time_budget_s,
+            profile=self.profile,
             fast_dev_run=self.fast_dev_run,
             overfit_one_batch=self.overfit_one_batch,
             logs=_default_logs() if self.logs is None else listed(self.logs),

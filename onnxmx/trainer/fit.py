@@ -59,6 +59,7 @@ def fit(
     keep_best: int = 0,
     time_budget_s: float | None = None,
     logs: Sequence[str] = (),
+    profile: bool = False,
     fast_dev_run: bool = False,
     overfit_one_batch: bool = False,
     callbacks: Sequence[Callback] = (),
@@ -92,6 +93,8 @@ def fit(
     keep_best: how many of the best epochs' models to keep in `out`, besides the best one.
     time_budget_s: seconds after which the run stops, saved so that it can go on.
     logs: what to write into `out` besides metrics.jsonl: "csv", "tensorboard", "curves".
+    profile: whether to time the operators of a step first, and to write profile.json, ONNX Runtime's trace, and
+    profile.txt, where the time goes by layer and operator.
     fast_dev_run: only two steps, validation and every file, in a folder that is deleted: whether all of it works.
     overfit_one_batch: every step on the first batch, without validation and files; `history` is that of the steps.
     callbacks: what else listens to the run, in this order: see mx.Callback.
@@ -118,6 +121,7 @@ def fit(
         keep_best=keep_best,
         time_budget_s=time_budget_s,
         logs=logs,
+        profile=profile,
         fast_dev_run=fast_dev_run,
         overfit_one_batch=overfit_one_batch,
     )

@@ -149,7 +149,7 @@ def go_on(
 
 _TRIAL = 2
 """Steps of a fast_dev_run."""
-_OVERFITTING: dict[str, Any] = {"logs": (), "keep_best": 0, "patience": None, "min_delta": 0.0}
+_OVERFITTING: dict[str, Any] = {"logs": (), "keep_best": 0, "patience": None, "min_delta": 0.0, "profile": False}
 """What a plan does without while it overfits one batch; an epoch is a step then."""
 
 

@@ -61,7 +61,7 @@ class Loop:
     """One run at work, as callbacks see it.
 
     trainer: the step and its state.   position: epoch, batch, best and history so far.   plan: how the run goes.
-    criterion: the measure that chooses the best epoch, and 1 where more is better or -1.
+    data: what it trains on.   criterion: the measure that chooses the best epoch, and 1 where more is better or -1.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Loop:
         self.trainer, self.plan, self.identity = trainer, plan, identity
         self.position = Position()
         self.timing = Timing()
-        self._data, self._validation, self._files, self._reporter = data, validation, folder, reporter
+        self.data, self._validation, self._files, self._reporter = data, validation, folder, reporter
         self._loader = Loader(data, plan.batch_size, plan.seed)
         for size in {min(plan.batch_size, len(data)), len(data) % plan.batch_size} - {0}:
             trainer.engine.check(data.batch(slice(size)))

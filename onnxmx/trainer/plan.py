@@ -17,6 +17,7 @@ from onnxmx.trainer.logs import make_logs
 from onnxmx.trainer.losses import LossLike
 from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Measure
+from onnxmx.trainer.profile import Profile
 from onnxmx.trainer.teacher import Teacher
 from onnxmx.trainer.tune import MODES, Tuner
 
@@ -36,6 +37,7 @@ class Plan:
     keep_best: how many of the best epochs' models to keep besides the best one.
     logs: what to write besides metrics.jsonl, of csv, tensorboard, curves.
     time_budget_s: seconds after which the run stops, saved so that it can go on; by default there is no such limit.
+    profile: whether to time the operators of a step before the run.
     fast_dev_run: two steps, validation and every file, in a folder that is deleted: whether all of it works.
     overfit_one_batch: all steps on the first batch, without validation and files: whether the loss falls at all.
     """
@@ -59,6 +61,7 @@ class Plan:
     keep_best: int = field(default=0, kw_only=True)
     time_budget_s: float | None = field(default=None, kw_only=True)
     logs: Sequence[str] = field(default=(), kw_only=True)
+    profile: bool = field(default=False, kw_only=True)
     fast_dev_run: bool = field(default=False, kw_only=True)
     overfit_one_batch: bool = field(default=False, kw_only=True)
 
@@ -109,8 +112,14 @@ class Plan:
                 f"min_delta expected patience; found {self.min_delta!r} without it",
                 mend="Add, for example, patience=5.",
             )
-        stopping = [EarlyStopping(self.patience, self.min_delta)] if self.patience is not None else []
-        return [*make_logs(self.logs), *([KeepBest(self.keep_best)] if self.keep_best else []), *stopping]
+        made: list[Callback] = make_logs(self.logs)
+        if self.profile:
+            made.append(Profile())
+        if self.keep_best:
+            made.append(KeepBest(self.keep_best))
+        if self.patience is not None:
+            made.append(EarlyStopping(self.patience, self.min_delta))
+        return made
 
     @property
     def micro_batch(self) -> int | None:

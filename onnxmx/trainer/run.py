@@ -120,8 +120,8 @@ def _start(
     if isinstance(model, tuple):
         game, updates = config.make_game() or Game(), (config.make_update(), config.make_update(average=False))
         plan, samples = config.make_plan(), config.samples
-        if plan.trial:
-            raise UsageError("a trial expected one model; found a GAN", mend="Train it on little data, in a folder.")
+        if plan.trial or plan.profile:
+            raise UsageError("trials and profiles expected one model; found a GAN", mend="Train it on little data.")
         return start_gan(*model, centred(data), plan, game, updates, samples=samples, out=out, progress=progress)
     return start(
         model,

@@ -55,6 +55,7 @@ OTHER: dict[str, Any] = {
     "logs": ["csv"],
     "gan": {"k": 3, "samples": 9},
     "teacher": {"model": "teacher.onnx", "alpha": 0.3},
+    "profile": True,
     "fast_dev_run": True,
     "overfit_one_batch": True,
 }
@@ -299,7 +300,8 @@ def test_bad_settings(setting: str, text: str) -> None:
 def test_every_option_of_train_is_a_key() -> None:
     """What an option can say, config.toml can say too; the rest are no settings of a run."""
     options = {p.name for p in train.params if isinstance(p, click.Option)}
-    assert options - {"resume", "overwrite", "settings", "form", None} - {"debug"} <= set(OTHER)
+    others = {"resume", "overwrite", "settings", "form", "debug", "find_lr", "find_batch_size", None}
+    assert options - others <= set(OTHER)
 
 
 @given(st.text(max_size=30))

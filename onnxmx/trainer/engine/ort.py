@@ -52,7 +52,7 @@ class OrtEngine:
 
     steps: the compiled step, or several by name that share the state.
     state: arrays by name without `state.`; copied.
-    threads, provider: as in `open_session`.
+    threads, provider, profile: as in `open_session`.
     sums: those of the last batch, by name; the next step writes over them.
     Raises CheckpointError where the state is not that of these step graphs.
     """
@@ -66,6 +66,7 @@ class OrtEngine:
         *,
         threads: int | None = None,
         provider: str = "cpu",
+        profile: str | None = None,
     ) -> None:
         self._ort = runtime()
         providers(provider)  # before the first buffer, which would fail with less to say
@@ -86,7 +87,8 @@ class OrtEngine:
             data, lean = program.step.data, program.step.spec.get("checkpoint", False)
             if self._blocks and not lean:
                 data = as_the_engine_opens(data, provider)
-            program.session = self._open(data, threads=threads, provider=provider, tidy=True, lean=lean)
+            options = {"threads": threads, "provider": provider, "tidy": True, "lean": lean, "profile": profile}
+            program.session = self._open(data, **options)
         self.sums = {name: sums for program in self._programs.values() for name, sums in program.sums.items()}
         self._last = program
 
@@ -151,6 +153,10 @@ class OrtEngine:
         values = self.values
         for name, array in state.items():
             values[name].update_inplace(np.ascontiguousarray(array).reshape(array.shape))
+
+    def end_profile(self) -> str:
+        """Write the trace of the only step graph; returns its path."""
+        return str(self._last.session.end_profiling())
 
     def _open(self, data: bytes, **options: Any) -> Any:
         return open_session(data, **options)
