@@ -174,8 +174,8 @@ class Nets:
     def __init__(self, g: GraphBuilder, joint: Joint, states: Mapping[str, Value]) -> None:
         self.g, self._joint, self._states = g, joint, states
         self._trainings = {
-            name: Training(states["seed"], states["step"], streams=k * _STREAMS_OF_A_MODEL)
-            for k, name in enumerate(joint.models)
+            name: Training(states["seed"], states["step"], streams=k * _STREAMS_OF_A_MODEL, frozen=_frozen(model))
+            for k, (name, model) in enumerate(joint.models.items())
         }
         self._draws = 0
 
@@ -230,6 +230,11 @@ class Nets:
         self._draws += 2
         drawn: Value = of(g, zeros, self._states["seed"], self._states["step"], stream=stream)
         return drawn
+
+
+def _frozen(model: Model) -> frozenset[str]:
+    """The parameters that training leaves alone though it could change them."""
+    return frozenset(model.parameters()) - {*model.trainable, *statistics_of(model)}
 
 
 def with_state(model: Model, prefix: str, state: Mapping[str, Array], average: str = "") -> Model:
