@@ -62,6 +62,7 @@ onnxmx train --resume runs/first"""
     "--average", field="average", choices_in="onnxmx.trainer.averages:AVERAGES", help="What to keep of the weights."
 )
 @option("--mix", field="mix", choices_in="onnxmx.trainer.mixing:MIXES", help="How to mix the samples of a batch.")
+@option("--precision", field="precision", choices_in="onnxmx.trainer.precision:PRECISIONS", help="What to multiply in.")
 @option("--micro-batches", field="micro_batches", type=int, help="In how many parts a step goes through its batch.")
 @click.option(
     "-s",

@@ -51,7 +51,8 @@ class TrainConfig:
     clip: the largest global norm of the gradients, 0 for no clipping; or a table of CLIPS, or a list of them.
     regularize: a table of REGULARIZERS, or a list of them.   average: ema or swa, or a table of one.
     micro_batches: in how many parts a step goes through its batch.
-    mix: mixup or cutmix, or a table of one.   measure: metrics beside the loss; by default that which goes with it.
+    mix: mixup or cutmix, or a table of one.   precision: float32, float16 or bfloat16.
+    measure: metrics beside the loss; by default that which goes with it.
     patience, min_delta, keep_best, time_budget_s, profile, fast_dev_run, overfit_one_batch: as in `fit`.
     logs: csv, tensorboard, curves, or several in a list; by default curves, where matplotlib is installed.
     gan: of a GAN, a table of k, smoothing, penalty and samples, as in `fit_gan`.
@@ -67,6 +68,7 @@ class TrainConfig:
     batch_size: int = 64
     micro_batches: int = 1
     mix: str | dict[str, Any] | None = None
+    precision: str = "float32"
     measure: list[Any] | None = None
     seed: int = 0
     loss: str = "softmax_cross_entropy"
@@ -146,6 +148,7 @@ class TrainConfig:
             epochs=self.epochs,
             batch_size=self.batch_size,
             micro_batches=self.micro_batches,
+            precision=self.precision,
             mix=None if self.mix is None else make("mix", self.mix, MIXES),
             measure=self.measure,
             seed=self.seed,

@@ -39,6 +39,7 @@ def fit(
     micro_batches: int = 1,
     mix: Mixup | None = None,
     teach: Teacher | None = None,
+    precision: str = "float32",
     seed: int = 0,
     loss: LossLike = "softmax_cross_entropy",
     measure: Measure = None,
@@ -74,6 +75,7 @@ def fit(
     epochs: passes over the data.   batch_size: samples a step.
     micro_batches: in how many parts a step goes through its batch, to use less memory.
     mix: of the samples of a batch, mx.Mixup or mx.CutMix.   teach: mx.Teacher, whom to learn from besides the labels.
+    precision: what products are computed in: "float32", "float16" or "bfloat16" (docs/precision.md).
     seed: what the order of the samples and dropout are drawn from.
     loss: what to make small: a loss of mx.losses, its name, a function (output, label) of graph values, or a mapping of
     such by the outputs that they read, whose labels have the outputs' names.
@@ -107,6 +109,7 @@ def fit(
         micro_batches=micro_batches,
         mix=mix,
         teach=teach,
+        precision=precision,
         tune=tune,
         seed=seed,
         loss=loss,

@@ -23,6 +23,7 @@ from onnxmx.trainer.autodiff.registry import is_users_own
 from onnxmx.trainer.autodiff.rules.lstm import keeps_steps, lstm_that_keeps
 from onnxmx.trainer.autodiff.rules.recurrence import time_major
 from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout
+from onnxmx.trainer.precision import PRECISIONS, Precision
 from onnxmx.trainer.qat import observe
 
 Values = Mapping[str, ir.Value]
@@ -39,7 +40,8 @@ class Training:
     streams: how many nodes have drawn random numbers so far.
     rules: whether the gradients come from this package's rules: then functions with a rule of the user's own stay
         functions, until `open_called`, and an LSTM keeps what its rule reads.
-    home: where the nodes of the model's own graph go; those of its subgraphs go into bodies.
+    precision: what its products are computed in.
+    home: where the nodes of the model's own graph go; those of its subgraphs go into bodies, in float32.
     frozen: the names of parameters that training leaves alone though it could change them.
     """
 
@@ -48,8 +50,17 @@ class Training:
     running: dict[str, ir.Value] = field(default_factory=dict)
     streams: int = 0
     rules: bool = True
+    precision: Precision = PRECISIONS["float32"]
     home: GraphBuilder | None = None
     frozen: frozenset[str] = frozenset()
+
+    def cast(self, g: GraphBuilder, node: ir.Node, inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value | None]:
+        """The inputs of a node in the type that it computes in."""
+        if not self.precision.mixed:
+            return inputs
+        parent = (node.name or "").rpartition(".")[0]
+        with g.scope(parent, source=node.metadata_props.get(SOURCE), absolute=True):
+            return self.precision.cast(g, node, inputs) if g is self.home else self.precision.widen(g, inputs)
 
 
 CALLED = "differentiated"
@@ -85,7 +96,14 @@ def copy_model(g: GraphBuilder, model: Model, values: Values, training: Training
         if value not in known:  # an old file lists its initializers among the inputs
             known[value] = values[value.name or ""]
     _copy_nodes(g, graph, known, training)
-    return {v.name or "": found for v in graph.outputs if (found := _known(known, v, None)) is not None}
+    return dict(zip([v.name or "" for v in graph.outputs], _results(g, graph, known, training), strict=True))
+
+
+def _results(g: GraphBuilder, graph: ir.Graph, known: Known, training: Training | None) -> list[ir.Value]:
+    """What became of the outputs of a graph, in the types that they have outside."""
+    found = [_known(known, v, None) for v in graph.outputs]
+    wide = found if training is None else training.precision.widen(g, found)
+    return [v for v in wide if v is not None]
 
 
 def _copy_nodes(g: GraphBuilder, graph: ir.Graph, known: Known, training: Training | None) -> None:
@@ -99,7 +117,7 @@ def _copy_nodes(g: GraphBuilder, graph: ir.Graph, known: Known, training: Traini
         with g.checkpoint(node.metadata_props.get(CHECKPOINT)):
             outputs = _copied(g, node, inputs, known, training)
             if node.op_type == "MaxPool" and (activation := delayed.get(node.inputs[0])) is not None:
-                outputs = g.copy(activation, outputs)
+                outputs = g.copy(activation, training.cast(g, activation, outputs) if training else outputs)
         for y, out in zip(node.outputs, outputs, strict=False):
             _keep_sizes(y, out)
         known.update(zip(node.outputs, outputs, strict=False))
@@ -110,6 +128,8 @@ def _copied(
 ) -> Sequence[ir.Value]:
     if (tensor := constant_tensor(node)) is not None:
         return [g.constant(tensor.numpy())]
+    if training is not None:
+        inputs = training.cast(g, node, inputs)
     if subgraphs(node):
         return _copied_control(g, node, inputs, known, training)
     if node.overload == CALLED:
@@ -133,7 +153,7 @@ def _copied_control(
             if value.const_value is not None:
                 inside[value] = b.constant(value.const_value.numpy())
         _copy_nodes(b, graph, inside, training)
-        return [found for v in graph.outputs if (found := _known(inside, v, None)) is not None]
+        return _results(b, graph, inside, training)
 
     return rebuild(g, node, inputs, build)
 

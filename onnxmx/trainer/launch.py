@@ -90,12 +90,13 @@ def _begin(
         micro_batch=plan.micro_batch,
         mix=plan.mix,
         teach=plan.teach,
+        precision=plan.precision,
         labels=specs_of(data),
         differentiator=ENGINES[plan.engine].differentiator(),
         tune=plan.tuner(),
         provider=plan.provider,
     )
-    state = initial_state(model, update.optimizer, plan.seed, update.average)
+    state = initial_state(model, update.optimizer, plan.seed, update.average, plan.precision)
     # Before the first file: what cannot be trained leaves nothing behind.
     loop = _loop(model, step, state, data, validation, plan, folder, callbacks, progress)
 

@@ -226,6 +226,8 @@ class Loop:
     def _validated(self) -> Measures:
         """The measures of this epoch so far, those of validation among them."""
         measures = {"epoch": self.position.epoch + 1, **self._measures()}
+        if (skipped := self.trainer.engine.values.get("skipped")) is not None:
+            measures["skipped"] = int(skipped.numpy())
         if self._validation:
             found = self.trainer.validate(self._validation, max(self.plan.batch_size, 256))
             measures |= {f"validation_{name}": value for name, value in found.items()}

@@ -17,6 +17,7 @@ from onnxmx.trainer.logs import make_logs
 from onnxmx.trainer.losses import LossLike
 from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Measure
+from onnxmx.trainer.precision import check_precision
 from onnxmx.trainer.profile import Profile
 from onnxmx.trainer.teacher import Teacher
 from onnxmx.trainer.tune import MODES, Tuner
@@ -28,6 +29,7 @@ class Plan:
 
     micro_batches: in how many parts a step goes through its batch, to use less memory.
     mix: of the samples of a batch.   teach: whom to learn from besides the labels.
+    precision: a name of PRECISIONS (trainer/precision.py).
     threads: worker threads inside an operator; by default the cores that this process may use.
     tune: "off", "cached" or "full": whether formulations of a gradient are picked by measuring (trainer/tune.py).
     engine: "ort" for stock ONNX Runtime, or "ort-training" for the retired onnxruntime-training.
@@ -47,6 +49,7 @@ class Plan:
     micro_batches: int = field(default=1, kw_only=True)
     mix: Mixup | None = field(default=None, kw_only=True)
     teach: Teacher | None = field(default=None, kw_only=True)
+    precision: str = field(default="float32", kw_only=True)
     tune: str = field(default="cached", kw_only=True)
     seed: int = 0
     loss: LossLike = "softmax_cross_entropy"
@@ -92,6 +95,7 @@ class Plan:
                 f"the engine 'ort-training' expected the provider 'cpu'; found {self.provider!r}",
                 mend="Its last GPU release is of CUDA 11: take the default engine.",
             )
+        check_precision(self.precision, self.provider, self.engine)
         if not (is_number(self.checkpoint_s) and self.checkpoint_s >= 0):  # not NaN either
             raise UsageError(f"checkpoint_s expected a number of at least 0; found {self.checkpoint_s!r}")
         if not (self.time_budget_s is None or (is_number(self.time_budget_s) and self.time_budget_s > 0)):

@@ -182,7 +182,7 @@ def resolve_pair(name: str, data: Dataset, seed: int = 0) -> tuple[Model, Model]
 
 def _settings_of(config: TrainConfig) -> dict[str, str]:
     plan = config.make_plan()
-    return settings(plan.loss, config.make_update(), plan.micro_batch, plan.mix)
+    return settings(plan.loss, config.make_update(), plan.micro_batch, plan.mix, plan.precision)
 
 
 def _check_settings(run: RunDirectory, config: TrainConfig) -> None:

@@ -33,6 +33,7 @@ from onnxmx.trainer.micro import Pass, in_micro_batches
 from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Measure, Objective, outputs_of
 from onnxmx.trainer.optimizers import Optimizer
+from onnxmx.trainer.precision import Precision, get_precision
 from onnxmx.trainer.regularizers import Regularizer
 from onnxmx.trainer.step_graph import StepGraph as StepGraph
 from onnxmx.trainer.step_graph import finish as finish
@@ -71,6 +72,7 @@ def compile_step(
     micro_batch: int | None = None,
     mix: Mixup | None = None,
     teach: Teacher | None = None,
+    precision: str = "float32",
     labels: Specs | None = None,
     differentiator: Differentiator | None = None,
     tune: Tuner | None = None,
@@ -83,6 +85,7 @@ def compile_step(
     average: of the weights, kept beside them.   micro_batch: samples at a time, to use less memory; by default all.
     mix: mx.Mixup or mx.CutMix of the samples of a batch.   teach: whom to learn from besides the labels; `loss` stays
     the model's own.
+    precision: what products are computed in, "float32", "float16" or "bfloat16".
     measure: metrics beside the loss, of several losses by output; by default those that go with it.
     total: the steps of the run, for schedules that end with it.
     labels: shape and element type of the labels that a batch holds, by name; by default what the loss expects, called
@@ -99,7 +102,8 @@ def compile_step(
     objective = Objective.of(losses.get(loss), outputs_of(model), labels, measure)
     update = Update.of(optimizer, clip, regularize, average)
     batch = _batch(g, model, objective)
-    states = _state_inputs(g, model, update)
+    mixed_precision = get_precision(precision)
+    states = _state_inputs(g, model, update, mixed_precision)
     trainable = {name: states[name] for name in trainable_of(model)}
     statistics = {name: states[name] for name in statistics_of(model)}
     frozen = frozenset(states) - {*trainable, *statistics}
@@ -107,7 +111,7 @@ def compile_step(
     names: list[str] = []
 
     def make(b: GraphBuilder, batch: Mapping[str, ir.Value], seed: ir.Value, running: Mapping[str, ir.Value]) -> Pass:
-        training = Training(seed, states["step"], rules=maker.plain, frozen=frozen)
+        training = Training(seed, states["step"], rules=maker.plain, precision=mixed_precision, frozen=frozen)
         mixed = None
         if mix is not None:
             with b.scope("mix"):
@@ -134,7 +138,7 @@ def compile_step(
                 given = {name: inputs[name] for name in model.inputs}
                 goal = teach.guide(b, model, objective, loss_value, logits, given)
         with picking(tune):
-            gradients = gradients_of(maker, b, goal, trainable)
+            gradients = gradients_of(maker, b, mixed_precision.scaled(b, goal, states), trainable)
         return Pass([loss_value], gradients, training.running, list(sums.values()))
 
     if micro_batch is None:
@@ -147,26 +151,30 @@ def compile_step(
     with g.scope("metrics"):
         figures = {name: g.cast(objective.finish(g, name, sums[name]), FLOAT) for name in names if name != "loss"}
     with g.scope("update"):
-        by_name = dict(zip(trainable, found.gradients, strict=True))
-        at = Gradients(g, by_name, trainable, states["seed"], states["step"])
-        rate, following = update.build(at, loss_value, states, found.running, total)
+        by_name = dict(zip(trainable, mixed_precision.unscaled(g, found.gradients, states), strict=True))
+        counted = {**states, "step": mixed_precision.updates(g, states)}
+        at = Gradients(g, by_name, trainable, states["seed"], counted["step"])
+        rate, following = update.build(at, loss_value, counted, found.running, total)
+        norm, after, shown = mixed_precision.guard(g, at.norm, states, following)
     g.output(loss_value, "loss")
     for name, value in figures.items():
         g.output(value, f"metric.{name}")
-    g.output(at.norm, "grad_norm")
-    g.output(rate, "lr")
+    for name, scalar in {"grad_norm": norm, "lr": rate, **shown}.items():
+        g.output(scalar, name)
     for name in names:
         g.output(sums[name], f"sum.{name}")
     for name, value in states.items():
-        g.output(following.get(name, value), f"next.{name}")
+        g.output(after.get(name, value), f"next.{name}")
     taught = {} if teach is None else {"teach": str(teach)}
-    made_of = settings(loss, update, micro_batch, mix) | {"engine": maker.name} | taught
+    made_of = settings(loss, update, micro_batch, mix, precision) | {"engine": maker.name} | taught
     return finish(g, "onnxmx training step", made_of, plain=maker.plain, average=average)
 
 
-def settings(loss: LossLike, update: Update, micro_batch: int | None, mix: Mixup | None = None) -> dict[str, str]:
+def settings(
+    loss: LossLike, update: Update, micro_batch: int | None, mix: Mixup | None = None, precision: str = "float32"
+) -> dict[str, str]:
     """What of a run is compiled into its step, as text: `step.json` keeps it."""
-    more = {"micro_batch": micro_batch, "mix": mix}
+    more = {"micro_batch": micro_batch, "mix": mix, "precision": None if precision == "float32" else precision}
     given = {name: str(value) for name, value in more.items() if value is not None}
     return {"loss": str(losses.get(loss)), **update.settings(), **given}
 
@@ -197,11 +205,13 @@ def compile_figures(objective: Objective, sums: Mapping[str, Sequence[int]]) -> 
     return finish(g, "onnxmx figures", {}).data
 
 
-def initial_state(model: Model, optimizer: Optimizer, seed: int, average: Average | None = None) -> dict[str, Array]:
+def initial_state(
+    model: Model, optimizer: Optimizer, seed: int, average: Average | None = None, precision: str = "float32"
+) -> dict[str, Array]:
     """The state before the first step, by name without `state.`: step 0, the seed, parameters, slots, averages."""
     arrays: dict[str, Array] = {"step": np.array(0, np.int64), "seed": np.array(seed, np.int64)}
     arrays |= model.parameters()
-    added = _added(model, Update.of(optimizer, average=average), arrays)
+    added = _added(model, Update.of(optimizer, average=average), get_precision(precision), arrays)
     return arrays | {name: np.array(array) for name, array in added.items()}
 
 
@@ -222,17 +232,18 @@ def statistics_of(model: Model) -> list[str]:
     return [name for name in model.parameters() if name not in learned]
 
 
-def _added(model: Model, update: Update, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """What the update adds to the state."""
+def _added(model: Model, update: Update, precision: Precision, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """What the update and mixed precision add to the state."""
     trainable, statistics = trainable_of(model), statistics_of(model)
-    return update.state({name: arrays[name] for name in trainable}, {name: arrays[name] for name in statistics})
+    slots = update.state({name: arrays[name] for name in trainable}, {name: arrays[name] for name in statistics})
+    return slots | precision.state()
 
 
-def _state_inputs(g: GraphBuilder, model: Model, update: Update) -> dict[str, Value]:
+def _state_inputs(g: GraphBuilder, model: Model, update: Update, precision: Precision) -> dict[str, Value]:
     """An input for each part of the state, by name without `state.`, in the order of the graph's inputs."""
     states = {name: g.input(f"state.{name}", (), INT64) for name in ("step", "seed")}
     arrays = model.parameters()
-    added = _added(model, update, arrays)
+    added = _added(model, update, precision, arrays)
     for name, array in [*arrays.items(), *added.items()]:
         if name in states:
             raise GraphError(
@@ -240,7 +251,7 @@ def _state_inputs(g: GraphBuilder, model: Model, update: Update) -> dict[str, Va
                 "the step's own",
                 mend="Rename that parameter.",
             )
-        states[name] = g.input(f"state.{name}", array.shape)
+        states[name] = g.input(f"state.{name}", array.shape, ir.DataType.from_numpy(array.dtype))
     return states
 
 

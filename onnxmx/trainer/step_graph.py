@@ -76,7 +76,12 @@ _MEANINGS = {
     "loss": "the mean loss of the batch, before the update",
     "grad_norm": "the L2 norm of all gradients together, before clipping",
     "lr": "the learning rate of this update",
-    "state.step": "updates done so far",
+    "loss_scale": "what the loss was multiplied by before the gradients were taken, which were divided by it",
+    "skipped": "steps so far that changed nothing, since a gradient was not finite",
+    "state.loss_scale": "what the loss is multiplied by before gradients are taken",
+    "state.loss_scale_steps": "steps since the loss scale last changed",
+    "state.skipped": "steps so far that were skipped",
+    "state.step": "steps done so far",
     "state.seed": "what random numbers are drawn from",
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model
-from onnxmx.builder.session import cores
+from onnxmx.builder.session import check_provider, cores
 from onnxmx.trainer import losses, state
 from onnxmx.trainer.averages import Average
 from onnxmx.trainer.clipping import Transform
@@ -22,6 +22,7 @@ from onnxmx.trainer.losses import LossLike, Specs
 from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Measure, Objective, outputs_of
 from onnxmx.trainer.optimizers import Adam, Optimizer
+from onnxmx.trainer.precision import check_precision
 from onnxmx.trainer.regularizers import Regularizer
 from onnxmx.trainer.step import StepGraph, compile_step, initial_state
 from onnxmx.trainer.update import Update
@@ -43,7 +44,7 @@ class Trainer:
     loss, measure, optimizer, clip, regularize, average, micro_batch, mix, labels: as in `compile_step`; Adam is the
     optimizer by default.
     total: the updates that there will be, for schedules that end with them.   seed: what dropout is drawn from.
-    threads, provider, engine: as in `fit`.
+    precision, threads, provider, engine: as in `fit`.
     Raises what `compile_step` raises.
     """
 
@@ -62,10 +63,12 @@ class Trainer:
         labels: Specs | None = None,
         total: int = 1,
         seed: int = 0,
+        precision: str = "float32",
         threads: int | None = None,
         provider: str = "cpu",
         engine: str = "ort",
     ) -> None:
+        check_precision(precision, check_provider(provider), engine)
         update = Update.of(Adam() if optimizer is None else optimizer, clip, regularize, average)
         step = compile_step(
             model,
@@ -77,12 +80,13 @@ class Trainer:
             average=update.average,
             micro_batch=micro_batch,
             mix=mix,
+            precision=precision,
             labels=labels,
             total=total,
             differentiator=ENGINES[engine].differentiator(),
             provider=provider,
         )
-        start = initial_state(model, update.optimizer, seed, update.average)
+        start = initial_state(model, update.optimizer, seed, update.average, precision)
         model = model.with_parameters({})
         model.metadata[LOSS] = str(losses.get(loss))
         self._hold(model, step, start, loss, measure, threads, provider, engine)

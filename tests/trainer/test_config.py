@@ -36,6 +36,7 @@ OTHER: dict[str, Any] = {
     "micro_batches": 3,
     "mix": {"name": "cutmix", "alpha": 0.5},
     "tune": "off",
+    "precision": "float16",
     "measure": ["mean_squared_error", "r2"],
     "optimizer": {"name": "sgd", "momentum": 0.5, "groups": [{"match": "*.bias", "lr": 2.0}]},
     "lr": 0.25,
