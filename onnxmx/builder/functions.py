@@ -24,6 +24,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.graph import DOMAIN, GraphBuilder, Value, describe
 from onnxmx.builder.ops import Arg
+from onnxmx.builder.source import user_line
 from onnxmx.errors import GraphError, ShapeError
 
 Kind = tuple[ir.TypeProtocol | None, ir.Shape | None]
@@ -59,8 +60,15 @@ class Function:
     def __call__(self, g: GraphBuilder, *inputs: Arg, **attributes: float | int) -> Any:
         """Add a node. Returns its output, or a tuple of them where it has several.
 
-        Raises GraphError for the wrong number of inputs or other attributes, ShapeError for inputs that do not fit.
+        Raises GraphError for no builder, the wrong number of inputs or other attributes, ShapeError for inputs that do
+        not fit.
         """
+        if not isinstance(g, GraphBuilder):
+            raise GraphError(
+                f"{DOMAIN}.{self.name} expected a builder in the first place; found {type(g).__name__}",
+                at=user_line(),
+                mend=f"Call it as {self._usage()}, where g is the builder of any value: x.builder.",
+            )
         missing = any(x is None for x in inputs)  # a function has no optional inputs
         if missing or len(inputs) != len(self.inputs) or set(attributes) != set(self.attributes):
             raise GraphError(

@@ -8,7 +8,7 @@ of the user's code that asked for it in its metadata (`onnxmx.source`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import onnx_ir as ir
@@ -52,6 +52,12 @@ class GraphBuilder(Scopes, Ops):
         self.device = "cpu"
         self._constants: dict[tuple[Any, ...], Value] = {}
         self._parameters: dict[str, Value] = {}
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f'the builder has no method {name!r}: any operator of ONNX is builder.op("Name", x), such as '
+            f'builder.op("Sigmoid", x)'
+        )
 
     @classmethod
     def on(cls, model: ir.Model) -> GraphBuilder:

@@ -30,6 +30,17 @@ def user_line() -> str | None:
     return None
 
 
+def raised_at(error: BaseException) -> str | None:
+    """`file:line` of the innermost frame of the user's own that an error came through, or None."""
+    line = None
+    entry = error.__traceback__
+    while entry is not None:
+        if _is_user_code(entry.tb_frame.f_code.co_filename):
+            line = f"{_short(entry.tb_frame.f_code.co_filename)}:{entry.tb_lineno}"
+        entry = entry.tb_next
+    return line
+
+
 def line_of(function: Callable[..., Any]) -> str | None:
     """`file:line` where a function of the user's was written, or None where that is not known."""
     code = getattr(function, "__code__", None)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import onnx_ir as ir
 
+from onnxmx.builder.ops import Arg, Ops
 from onnxmx.builder.source import user_line
 from onnxmx.errors import GraphError
 
 if TYPE_CHECKING:
     from onnxmx.builder.graph import GraphBuilder
-    from onnxmx.builder.ops import Arg
 
 Dim = int | str | None
 """One dimension of a shape: a number, the name of a symbolic dimension, or None for an unknown one."""
@@ -25,6 +25,11 @@ class Value(ir.Value):
 
     # numpy would otherwise take `array * value` apart, element by element, into an array of objects.
     __array_ufunc__ = None
+
+    def __getattr__(self, name: str) -> NoReturn:
+        known = next((n for n in (f"reduce_{name}", name) if hasattr(Ops, n)), None)
+        method = f"x.builder.{known}(x, ...)" if known else 'x.builder.op("Name", x), for any operator of ONNX'
+        raise AttributeError(f"a value of a graph has no {name!r}: operators are methods of its builder, {method}")
 
     def __add__(self, other: Arg) -> Value:
         return self.builder.add(self, other)

@@ -13,7 +13,7 @@ from onnxmx import models
 from onnxmx.builder.layers import Layer
 from onnxmx.builder.model import InputSpec, Model, load
 from onnxmx.builder.session import cores, providers
-from onnxmx.builder.source import line_of
+from onnxmx.builder.source import line_of, raised_at
 from onnxmx.builder.values import Dim
 from onnxmx.errors import CheckpointError, ModelFileError, OnnxmxError, UsageError, unknown_name
 from onnxmx.trainer.config import TrainConfig
@@ -230,16 +230,23 @@ def _build(function: Any, data: Dataset | None, seed: int) -> Model:
     except OnnxmxError:
         raise
     except Exception as error:  # the user's own code may raise anything
+        inside = raised_at(error)
         raise ModelFileError(
             f"{called} expected to build a model from {sorted(given)} or nothing; "
             f"it raised {type(error).__name__}: {error}",
-            at=line_of(function),
-            mend="Of its parameters only input and classes are filled in: give the others defaults.",
+            at=inside or line_of(function),
+            mend="That line raised it; --debug shows how it came there."
+            if inside
+            else "Of its parameters only input and classes are filled in: give the others defaults.",
         ) from error
 
 
 def _returning(layer: Layer) -> Callable[[], Layer]:
-    return lambda: layer
+    def made() -> Layer:
+        return layer
+
+    made.__name__ = type(layer).__name__
+    return made
 
 
 def _inputs(function: Any, options: dict[str, Any], data: Dataset | None) -> dict[str, InputSpec]:

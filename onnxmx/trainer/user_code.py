@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from onnxmx.builder.layers import Layer
+from onnxmx.builder.model import Model
+from onnxmx.builder.source import raised_at
 from onnxmx.errors import ModelFileError, OnnxmxError, unknown_name
 
 
@@ -42,12 +45,16 @@ def load_function(path: Path, name: str) -> Any:
     except Exception as error:  # the user's own code may raise anything
         raise ModelFileError(
             f"{path} expected a Python file that can be imported; it raised {type(error).__name__}: {error}",
-            mend="Run it with python to see where.",
+            at=raised_at(error),
+            mend="Run it with python to see how it came there.",
         ) from error
     found = vars(module).get(name)
     if not callable(found):
-        own = [
-            k for k, v in vars(module).items() if callable(v) and v.__module__ == spec.name and not k.startswith("_")
-        ]
+        own = [k for k, v in vars(module).items() if callable(v) and _is_own(v, spec.name) and not k.startswith("_")]
         raise unknown_name(f"function in {path}", name, own)
     return found
+
+
+def _is_own(found: Any, module: str) -> bool:
+    """Whether a file makes `found` itself: what it imports is none of the names to offer."""
+    return isinstance(found, (Layer, Model)) or getattr(found, "__module__", None) == module

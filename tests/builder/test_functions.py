@@ -97,6 +97,10 @@ def test_what_does_not_fit_is_an_error_at_the_call() -> None:
     assert caught.value.at is not None
     assert "test_functions.py" in caught.value.at
     assert caught.value.mend == "Call it as Clip(g, x, norm, most=...)."
+    with pytest.raises(GraphError, match="expected a builder in the first place; found Value") as caught:
+        Clip(x, 1.0, most=1.0)  # type: ignore[arg-type]
+    assert "x.builder" in str(caught.value.mend)
+    assert "test_functions.py" in str(caught.value.at)
     with pytest.raises(GraphError, match="a None among them"):
         Clip(g, x, None, most=1.0)
     with pytest.raises(GraphError, match=r"attributes \('least',\)"):

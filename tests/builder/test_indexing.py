@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import basic_indices
 
 import onnxmx as mx
 from onnxmx import layers as L
+from onnxmx.builder.graph import GraphBuilder
 from onnxmx.errors import GraphError, ShapeError
 
 X = np.arange(2 * 3 * 5, dtype=np.float32).reshape(2, 3, 5)
@@ -92,6 +93,20 @@ def test_names_of_other_libraries(name: str, answer: str) -> None:
     with pytest.raises(AttributeError, match=answer.replace("(", r"\(").replace(")", r"\)").replace("?", r"\?")):
         getattr(L, name)
     assert not hasattr(L, "__path_of_something__")
+
+
+def test_methods_of_other_libraries() -> None:
+    g = GraphBuilder()
+    x = g.input("x", (2, 3))
+    with pytest.raises(AttributeError, match=r"no 'reshape': .*, x\.builder\.reshape\(x, \.\.\.\)"):
+        x.reshape(3, 2)
+    with pytest.raises(AttributeError, match=r"no 'mean': .*, x\.builder\.reduce_mean\(x, \.\.\.\)"):
+        x.mean()
+    with pytest.raises(AttributeError, match=r"no 'tanh': .*, x\.builder\.op\("):
+        x.tanh()
+    with pytest.raises(AttributeError, match=r'the builder has no method \'tanh\': .*op\("Name", x\)'):
+        g.tanh(x)
+    assert not hasattr(x, "__array__")
 
 
 def test_every_suggestion_is_there() -> None:

@@ -97,6 +97,16 @@ def misfit(input):
     return L.Sequential(L.Conv2D(4, 99), L.Dense(10))
 
 
+standing = L.Sequential(L.Flatten(), L.Dense(10))
+
+
+def breaks():
+    return L.Sequential(
+        L.Flatten(),
+        L.Activation(lambda x: x.builder.sigmoyd(x)),
+    )
+
+
 def cannot_learn():
     return L.Sequential(L.Flatten(), L.Dense(10), L.Activation(lambda x: x.builder.op("Hardmax", x)))
 
@@ -176,6 +186,7 @@ def test_an_onnx_file_is_trained_further(tmp_path: Path) -> None:
 BAD = [
     ("lenett", UsageError, "no model named 'lenett'\n  Did you mean 'lenet'"),
     ("OWN:nett", UsageError, "no function in .*own.py named 'nett'\n  Did you mean 'net'"),
+    ("OWN:standin", UsageError, "no function in .*own.py named 'standin'\n  Did you mean 'standing'"),
     ("OWN:constant", UsageError, "no function in .*own.py named 'constant'"),
     ("OWN:", UsageError, "no function in .*own.py named ''"),
     ("OWN", UsageError, "expected the name of a function after the file\n  For example .*own.py:net"),
@@ -188,6 +199,7 @@ BAD = [
     ("OWN:a_class", UsageError, "a_class expected to return a layer or a model; found <class"),
     ("OWN:raises", ModelFileError, "it raised RuntimeError: the moon is full(.|\n)*built at own.py:"),
     ("OWN:wants", ModelFileError, "it raised TypeError: .*'width'(.|\n)*give the others defaults"),
+    ("OWN:breaks", ModelFileError, r"no method 'sigmoyd'.*op\(\"Name\", x\)(.|\n)*built at own.py:SIGMOYD\n"),
     ("OWN:misfit", OnnxmxError, "image of at least 99(.|\n)*built at own.py:"),
     ("DIR/broken.py:net", ModelFileError, "it raised SyntaxError"),
     ("DIR/absent.py:net", ModelFileError, "it raised ModuleNotFoundError: .*no_such_package"),
@@ -201,7 +213,8 @@ def test_what_is_no_model(own: Path, digits: Dataset, name: str, error: type[Exc
     (own.parent / "absent.py").write_text("import no_such_package\n")
     out = own.parent / "run"
     name = name.replace("OWN", str(own)).replace("DIR", str(own.parent))
-    with pytest.raises(error, match=text):
+    line = next(k for k, written in enumerate(OWN.splitlines(), 1) if "sigmoyd" in written)
+    with pytest.raises(error, match=text.replace("SIGMOYD", str(line))):
         train(config(name), out, progress=False)
     assert not out.exists()
 

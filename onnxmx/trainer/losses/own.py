@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.ops import FLOAT
-from onnxmx.builder.source import line_of
+from onnxmx.builder.source import line_of, raised_at
 from onnxmx.errors import OnnxmxError, ShapeError, UsageError
 from onnxmx.trainer.losses.base import Loss, Spec, Specs, Values, dims_of, size
 
@@ -79,7 +79,7 @@ def call(function: Callable[..., Any], outputs: Values, labels: Values) -> Value
     except Exception as error:  # the user's own code may raise anything
         raise UsageError(
             f"{called(function)} expected to return a value of the graph; it raised {type(error).__name__}: {error}",
-            at=line_of(function),
+            at=raised_at(error) or line_of(function),
             mend="It gets graph values, not numbers: use their operators, or x.builder.op(...).",
         ) from error
     if not isinstance(made, Value):
