@@ -82,7 +82,9 @@ def layer_of(node: str) -> tuple[str, bool]:
     *scopes, last = node.removeprefix("fused ").split(".")
     backward = bool(scopes) and scopes[0] == "grad"
     layer = []
-    for part in [*scopes[backward:], last]:
+    for part in [*scopes, last]:
+        if part == "grad" and not layer:  # of a gradient's gradient too
+            continue
         if part[:1].isupper():  # an operator, whose nodes follow
             break
         layer.append(part)
@@ -102,6 +104,8 @@ class Profile(Callback):
     def begin(self, loop: Loop) -> None:
         if loop.folder is None:
             raise UsageError("profile expected a run with a folder; found none", mend='Name one: out="runs/first".')
+        if loop.steps:
+            return  # a resumed run was timed when it began
         plan, trainer = loop.plan, loop.trainer
         batch = loop.data.batch(slice(plan.batch_size))
         with tempfile.TemporaryDirectory(prefix="onnxmx-") as folder:

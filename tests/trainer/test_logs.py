@@ -42,10 +42,11 @@ def test_a_table_of_the_epochs(tmp_path: Path) -> None:
     assert [{name: float(value) for name, value in row.items()} for row in rows] == history
 
 
-def events(folder: Path) -> dict[tuple[str, int], float]:
-    """Every scalar that TensorBoard would show, by tag and step: each file's later steps are purged by the next."""
+def events(folder: Path) -> tuple[dict[tuple[str, int], float], list[int]]:
+    """Every scalar that TensorBoard would show, by tag and step, and from which steps on files purge those before."""
     proto = pytest.importorskip("tensorboardX.proto.event_pb2")
     found: dict[tuple[str, int], float] = {}
+    purged: list[int] = []
     for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda p: p.stat().st_mtime_ns):
         data = path.read_bytes()
         while data:
@@ -53,16 +54,18 @@ def events(folder: Path) -> dict[tuple[str, int], float]:
             event = proto.Event.FromString(data[12 : 12 + length])
             data = data[16 + length :]
             if event.session_log.status == 1:  # START: forget from this step on
+                purged.append(event.step)
                 found = {key: value for key, value in found.items() if key[1] < event.step}
             for value in event.summary.value:
                 found[value.tag, event.step] = value.simple_value
-    return found
+    return found, purged
 
 
 def test_events_of_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     out = tmp_path / "r"
     mx.fit(blob_net(), TRAIN, validation=TEST, out=out, logs=["tensorboard"], callbacks=[Stop(9)], **QUICK)
+    (out / "checkpoints" / "step-9.safetensors").unlink()  # as if it had been killed there
     mx.resume(out, TRAIN, validation=TEST, logs=["tensorboard"], log_every=2, progress=False)
     expected: dict[tuple[str, int], float] = {}
     for line in lines(out / "metrics.jsonl"):
@@ -70,7 +73,8 @@ def test_events_of_tensorboard(tmp_path: Path) -> None:
             ("step", 6 * (line["epoch"] - 1) + line["batch"]) if "batch" in line else ("epoch", 6 * line["epoch"])
         )
         expected |= {(f"{kind}/{name}", step): value for name, value in line.items() if isinstance(value, float)}
-    found = events(out)
+    found, purged = events(out)
+    assert purged == [7]
     assert found.keys() == expected.keys()
     assert found == pytest.approx(expected, rel=1e-6)
 

@@ -26,6 +26,7 @@ from tests.trainer.nets import blob_net, blobs
         ("fused 5.Gemm", "5", False),
         ("grad.2.Conv.ConvTranspose", "2", True),
         ("grad.loss.Sqrt.Div", "loss", True),
+        ("grad.grad.loss.Exp", "loss", True),
         ("update.Mul_4", "update", False),
         ("_inlfunc_AdamUpdate_token_5_Mul_1", "(AdamUpdate)", False),
         ("_inlfunc_ClipScale_Div", "(ClipScale)", False),
