@@ -32,7 +32,7 @@ def key(g: GraphBuilder, seed: ir.Value, step: ir.Value, stream: ir.Value | int)
     """The uint32 scalar that a node draws from at one step. seed, step, stream: int64 scalars."""
     # Both words of the seed: 1 and 2^32 + 1 are two seeds.
     words = g.cast(seed, ir.DataType.UINT64)
-    high = g.cast(_shift(g, words, 32), UINT32)
+    high = g.cast(g.op("BitShift", words, np.uint64(32), direction="RIGHT"), UINT32)
     mixed = hash32(g, g.add(g.mul(hash32(g, high, few=True), _GOLDEN), g.cast(seed, UINT32)), few=True)
     for part in (step, stream):
         word = g.cast(part, UINT32) if isinstance(part, ir.Value) else np.uint32(part)
@@ -47,7 +47,7 @@ def uniform_int31(g: GraphBuilder, count: ir.Value, word: ir.Value) -> Value:
     # The key goes in twice: added to the position alone, two keys d apart would draw the
     # same numbers, d apart.
     bits = hash32(g, g.add(position, word), g.mul(word, _GOLDEN))
-    return g.cast(_shift(g, bits, 1), INT32)
+    return g.cast(g.op("BitShift", bits, np.uint32(1), direction="RIGHT"), INT32)
 
 
 def normal_like(g: GraphBuilder, x: ir.Value, seed: ir.Value, step: ir.Value, stream: ir.Value) -> Value:
@@ -78,18 +78,9 @@ def keep_mask(g: GraphBuilder, x: ir.Value, ratio: ir.Value | float, word: ir.Va
 def _fold(g: GraphBuilder, x: ir.Value, shift: int, few: bool) -> Value:
     """x ^ x >> shift.   x: uint32."""
     if g.device == "cpu":
-        return g.op("BitwiseXor", x, _shift(g, x, shift))
+        return g.op("BitwiseXor", x, g.op("BitShift", x, np.uint32(shift), direction="RIGHT"))
     # CUDA has no kernel for BitwiseXor, but for the arithmetic and the look-ups that it can be written with.
     return (_fold_bits if few else _fold_limbs)(g, x, shift)
-
-
-def _shift(g: GraphBuilder, x: ir.Value, shift: int) -> Value:
-    """x >> shift.   x: uint32 or uint64.   CUDA has no kernel for BitShift."""
-    assert x.dtype is not None
-    number = x.dtype.numpy().type
-    if g.device == "cpu":
-        return g.op("BitShift", x, number(shift), direction="RIGHT")
-    return g.div(x, number(2**shift))
 
 
 def _fold_bits(g: GraphBuilder, x: ir.Value, shift: int) -> Value:
@@ -104,7 +95,7 @@ def _fold_limbs(g: GraphBuilder, x: ir.Value, shift: int) -> Value:
     """x ^ x >> shift, the bits that change in three limbs of six, whose a ^ b are looked up."""
     assert 32 - shift <= 3 * _LIMB
     base, place = np.uint32(2**_LIMB), np.uint32(2) ** (_LIMB * np.arange(3, dtype=np.uint32))
-    low, high = g.op("Mod", x, np.uint32(2 ** (32 - shift))), _shift(g, x, shift)
+    low, high = g.op("Mod", x, np.uint32(2 ** (32 - shift))), g.div(x, np.uint32(2**shift))
     a, b = (g.op("Mod", g.div(g.unsqueeze(v, [-1]), place), base) for v in (low, high))
     at = g.add(g.add(g.mul(a, base), b), base * base * np.arange(3, dtype=np.uint32))
     changed = g.reduce_sum(g.gather(_xor_table(), g.cast(at, INT32)), [-1], keepdims=False)

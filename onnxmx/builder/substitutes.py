@@ -81,8 +81,24 @@ def pad(g: GraphBuilder, inputs: Sequence[Any], attributes: Mapping[str, Any]) -
     return g.cast(g.op("Pad", g.cast(x, ir.DataType.DOUBLE), pads, *rest, **attributes), x.dtype)
 
 
+def shift(g: GraphBuilder, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Value | None:
+    """x >> n = x / 2^n and x << n = x 2^n, for n known while the graph is built."""
+    x, n = inputs
+    if not isinstance(n, (np.ndarray, np.generic)):
+        return None
+    power = np.left_shift(np.ones_like(n), n)
+    return g.div(x, power) if attributes["direction"] == "RIGHT" else g.mul(x, power)
+
+
 SUBSTITUTES: Mapping[str, Mapping[str, Substitute]] = {
     "cpu": {},
-    "cuda": {"Celu": celu, "ConvTranspose": symmetric_conv_transpose, "Mean": mean, "Pad": pad, "Tan": tan},
+    "cuda": {
+        "BitShift": shift,
+        "Celu": celu,
+        "ConvTranspose": symmetric_conv_transpose,
+        "Mean": mean,
+        "Pad": pad,
+        "Tan": tan,
+    },
 }
-"""By device and operator. Of BitShift and BitwiseXor, which CUDA lacks too, see `random`."""
+"""By device and operator. Of BitwiseXor, which CUDA lacks too, see `random`."""

@@ -41,6 +41,7 @@ def padded(pads: list[int], *value: Any, dtype: type = np.int64, kept: bool = Fa
     return Row("Pad", (x, np.array(pads), *(np.array(v, dtype) for v in value)), attributes, kept)
 
 
+BITS = np.array([[0, 1, 2**31, 2**32 - 1], [127, 128, 12345, 2**30 + 77]], np.uint32)
 ROWS = [
     up(pads=[0, 1, 2, 0]),
     up(pads=[0, 0, 1, 1], strides=[2, 3]),
@@ -57,6 +58,9 @@ ROWS = [
     Row("Mean", ((3, 4), (4,), (3, 1))),
     Row("Mean", ((3, 4),)),
     Row("Tan", ((3, 4),)),
+    Row("BitShift", (BITS, np.array(7, np.uint32)), {"direction": "RIGHT"}),
+    Row("BitShift", (BITS, np.array(7, np.uint32)), {"direction": "LEFT"}),
+    Row("BitShift", (BITS, np.arange(4, dtype=np.uint32)), {"direction": "RIGHT"}),
     padded([1, 0, 2, 3]),
     padded([1, 0, 2, 3], 7),
     padded([-1, 1, 1, 0], mode="reflect"),
@@ -74,7 +78,7 @@ def test_a_substitute_computes_the_same(row: Row) -> None:
         g = GraphBuilder()
         g.device = device
         inputs = [g.input(f"x{k}", a.shape, ir.DataType.from_numpy(a.dtype)) for k, a in enumerate(arrays)]
-        rest = arrays[1:] if row.operator == "Pad" else inputs[1:]
+        rest = row.inputs[1:] if row.operator in ("BitShift", "Pad") else inputs[1:]
         y = g.op(row.operator, inputs[0], *rest, **row.attributes)
         g.output(y, "y")
         data = ir.to_proto(g.model()).SerializeToString()

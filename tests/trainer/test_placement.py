@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 import onnxmx as mx
+from benchmarks import placement
 from onnxmx import layers as L
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.ops import FLOAT, INT64
+from onnxmx.builder.substitutes import SUBSTITUTES
 from onnxmx.errors import UsageError
 from onnxmx.trainer.autodiff import gradients
 from onnxmx.trainer.engine.ort import OrtEngine, as_the_engine_opens
+from onnxmx.trainer.gan import Game
+from onnxmx.trainer.joint import Joint
 from onnxmx.trainer.optimizers import OPTIMIZERS
-from onnxmx.trainer.placement import fallbacks, on_cpu
+from onnxmx.trainer.placement import fallbacks, lacks, on_cpu
 from onnxmx.trainer.step import initial_state
 from tests.builder.layer_table import Case
 from tests.trainer.loss_rows import ROWS, Row
@@ -80,6 +88,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_nor_of_what_a_run_adds_to_it(name: str) -> None:
     net = TINY["conv" if "mix" in name else "dropout"]()
     assert list(map(str, fallbacks(compiled(net, **OPTIONS[name]).data))) == []
+
+
+@pytest.mark.parametrize("loss", ["non_saturating_gan", "wasserstein_gan"])
+def test_nor_of_the_steps_of_a_gan(loss: str) -> None:
+    nets = {name: NETS[name]() for name in ("generator", "discriminator")}
+    nets["discriminator"] = mx.models.build("dcgan_discriminator", input=(1, 8, 8), width=4)
+    steps = Game(loss).steps(Joint(nets, dict.fromkeys(nets, mx.Adam())), 4, 1, "cuda")
+    assert [str(f) for step in steps.values() for f in fallbacks(step.data)] == []
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=str)
@@ -180,6 +196,27 @@ def test_nodes_are_placed_as_onnx_runtime_places_them(row: Placed) -> None:
     assert tuple(f.op_type for f in on_cpu(data)) == row.on_cpu
     assert tuple(f.op_type for f in fallbacks(data)) == row.data
     assert fallbacks(data, "cpu") == []
+
+
+def test_the_page_names_every_operator_without_a_kernel() -> None:
+    page = (Path(__file__).parents[2] / "docs/gpu.md").read_text()
+    (named,) = re.findall(r"and run on the CPU: ([^.]*)\.", page)
+    current = {s.name for s in onnx.defs.get_all_schemas_with_history() if not s.domain and s.since_version <= 20}
+    current = {name for name in current if not onnx.defs.get_schema(name, 20, "").deprecated} - {"Constant"}
+    missing = {name for name in current if lacks(onnx.NodeProto(op_type=name), {}) == "no kernel"}
+    assert named.split(", ") == sorted(missing - set(SUBSTITUTES["cuda"]))
+
+
+def test_the_nodes_of_a_step_are_listed_by_provider(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["placement", "mlp", "--batch", "4"])
+    assert placement.main() == 0
+    (nodes, ms) = re.fullmatch(
+        r"CPUExecutionProvider: (\d+) nodes, ([\d.]+) ms a step\n", capsys.readouterr().out
+    ).groups()
+    assert int(nodes) > 100
+    assert float(ms) > 0
 
 
 def graph(make: Callable[[GraphBuilder], list[Any]], device: str = "cuda") -> bytes:

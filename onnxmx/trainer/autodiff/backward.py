@@ -24,7 +24,18 @@ def gradients(g: GraphBuilder, of: ir.Value, wrt: Sequence[ir.Value]) -> list[Va
     """
     if of.shape is None or len(of.shape) != 0:
         raise GradientError(f"a gradient is taken of a scalar; found {of.name!r} of shape {of.shape}")
-    return pull_back(g, list(g.graph), {of: g.cast_like(np.float32(1.0), of)}, wrt)
+    return pull_back(g, list(g.graph), {of: g.cast_like(_one(g, of), of)}, wrt)
+
+
+def _one(g: GraphBuilder, of: ir.Value) -> Value | np.float32:
+    """1, which beside CUDA is computed from `of`, whatever that is.
+
+    Of constants and shapes alone, the first gradients would be computed on the CPU: ONNX Runtime leaves there what is
+    there already, and with it what reads besides no more than inputs of the graph, such as a convolution's weight.
+    """
+    if g.device == "cpu":
+        return np.float32(1.0)
+    return g.cast(g.op("Not", g.op("Less", of, of)), ir.DataType.FLOAT)
 
 
 def pull_back(
