@@ -81,7 +81,7 @@ def layer_of(node: str) -> tuple[str, bool]:
         return f"({inlined[1]})", False
     *scopes, last = node.removeprefix("fused ").split(".")
     backward = bool(scopes) and scopes[0] == "grad"
-    layer = []
+    layer: list[str] = []
     for part in [*scopes, last]:
         if part == "grad" and not layer:  # of a gradient's gradient too
             continue

@@ -64,7 +64,8 @@ def train(config: TrainConfig, out: str | os.PathLike[str], *, overwrite: bool =
 def find_lr_of(config: TrainConfig) -> RateFinding:
     """`find_lr` for the model, data and settings of a configuration."""
     model, data, options = _to_try(config)
-    return find_lr(model, data, batch_size=config.batch_size, **options)
+    plan = config.make_plan()
+    return find_lr(model, data, batch_size=plan.batch_size, micro_batch=plan.micro_batch, **options)
 
 
 def find_batch_size_of(config: TrainConfig) -> BatchFinding:
@@ -80,7 +81,8 @@ def _to_try(config: TrainConfig) -> tuple[Model, Dataset, dict[str, Any]]:
         raise UsageError("a finder expected one model; found a GAN", mend="Try values by hand: --epochs 1 --lr ...")
     plan, update = config.make_plan(), config.make_update()
     options = {
-        name: getattr(plan, name) for name in ("loss", "measure", "seed", "threads", "provider", "engine", "mix")
+        name: getattr(plan, name)
+        for name in ("loss", "measure", "seed", "threads", "provider", "engine", "mix", "precision")
     }
     options |= {"optimizer": update.optimizer, "clip": update.transforms, "regularize": update.regularizers}
     return model, data, options
