@@ -77,6 +77,8 @@ def test_no_node_of_a_step_falls_back(name: str) -> None:
 OPTIONS: dict[str, dict[str, Any]] = {
     **{name: {"optimizer": make(lr=0.1)} for name, make in OPTIMIZERS.items()},
     "micro-batches": {"micro_batch": 2},
+    "float16": {"precision": "float16"},
+    "bfloat16": {"precision": "bfloat16"},
     "mixup": {"mix": mx.Mixup(0.2)},
     "cutmix": {"mix": mx.CutMix(1.0)},
     "noise": {"clip": [mx.clip_value(1.0), mx.GradientNoise(0.1)]},
