@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,8 +38,13 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | Iterable[bytes]) ->
 
 def cache_folder() -> Path:
     """Where what can be made again is kept for this user: $XDG_CACHE_HOME/onnxmx, by default ~/.cache/onnxmx."""
-    root = os.environ.get("XDG_CACHE_HOME")  # The specification: a relative path here is to be ignored.
-    return (Path(root) if root and Path(root).is_absolute() else Path.home() / ".cache") / "onnxmx"
+    root = os.environ.get("XDG_CACHE_HOME")
+    if root and Path(root).is_absolute():  # the specification: a relative path here is to be ignored
+        return Path(root) / "onnxmx"
+    try:
+        return Path.home() / ".cache" / "onnxmx"
+    except RuntimeError:  # a user without a name or a home, as in some containers
+        return Path(tempfile.gettempdir()) / f"onnxmx-{os.getuid()}"
 
 
 def sha256(*parts: bytes) -> str:

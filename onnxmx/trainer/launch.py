@@ -23,7 +23,7 @@ from onnxmx.trainer.engine import ENGINES
 from onnxmx.trainer.evaluate import fit_data, specs_of
 from onnxmx.trainer.loop import Loop, Run
 from onnxmx.trainer.plan import Plan
-from onnxmx.trainer.progress import Reporter, Silent, default_reporter
+from onnxmx.trainer.progress import Reporter, Silent, default_reporter, notes
 from onnxmx.trainer.run_directory import Position, RunDirectory
 from onnxmx.trainer.step import StepGraph, compile_step, initial_state
 from onnxmx.trainer.trainer import Trainer
@@ -93,7 +93,7 @@ def _begin(
         precision=plan.precision,
         labels=specs_of(data),
         differentiator=ENGINES[plan.engine].differentiator(),
-        tune=plan.tuner(),
+        tune=plan.tuner(notes() if progress else lambda _: None),
         provider=plan.provider,
     )
     state = initial_state(model, update.optimizer, plan.seed, update.average, plan.precision)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,12 +130,12 @@ class Plan:
         """Samples a micro-batch; None where the batch goes through at once."""
         return None if self.micro_batches == 1 else self.batch_size // self.micro_batches
 
-    def tuner(self) -> Tuner | None:
-        """Who picks among formulations; the second engine makes its gradients without ours."""
+    def tuner(self, report: Callable[[str], None]) -> Tuner | None:
+        """Who picks among formulations, and says what it measures; the second engine makes gradients without ours."""
         if self.engine != "ort":
             return None
         assert self.threads is not None
-        return Tuner(self.tune, self.micro_batch or self.batch_size, self.threads, self.provider)
+        return Tuner(self.tune, self.micro_batch or self.batch_size, self.threads, self.provider, report=report)
 
 
 _LEAST = {"epochs": 1, "batch_size": 1, "micro_batches": 1, "seed": 0, "log_every": 1, "keep_best": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -99,6 +100,19 @@ class Bar:
     def end(self) -> None:
         self._progress.update(self._task, completed=self._pace.done)
         self._progress.stop()
+
+
+def notes(every_s: float = 2.0) -> Callable[[str], None]:
+    """Writes what goes on before a run: the first note, and then one every `every_s` seconds at most."""
+    said = -math.inf
+
+    def note(text: str) -> None:
+        nonlocal said
+        if time.monotonic() - said >= every_s:
+            said = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
+    return note
 
 
 def default_reporter() -> Reporter:

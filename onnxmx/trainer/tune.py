@@ -21,7 +21,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import Dim, GraphBuilder
-from onnxmx.builder.session import open_session, runtime
+from onnxmx.builder.session import open_session, run_errors, runtime
+from onnxmx.builder.values import show_shape
 from onnxmx.errors import OnnxmxError
 from onnxmx.files import cache_folder, write_atomic
 from onnxmx.trainer.autodiff.choice import Choice, Uncovered
@@ -37,7 +38,7 @@ class Tuner:
 
     mode: "off" takes the heuristics', "cached" what a former "full" found, and "full" measures what is not known yet.
     batch: samples a step, which shapes leave open.   threads, provider: as the engine's.
-    path: where the findings are kept.
+    path: where the findings are kept.   report: told of what is being measured.
     picked: after a compilation, what was picked for each choice that was met.
     """
 
@@ -58,9 +59,9 @@ class Tuner:
         key = self._key(choice, inputs, shapes, options)
         if key not in self.picked:
             found = self.known.get(key, {}).get("best")
-            if found not in choice.forms and self.mode == "full":
+            if found not in list(choice.forms) and self.mode == "full":
                 found = self._measure(key, choice, inputs, shapes, options, default)
-            self.picked[key] = found if found in choice.forms else default
+            self.picked[key] = found if found in list(choice.forms) else default
         return self.picked[key]
 
     @property
@@ -70,7 +71,7 @@ class Tuner:
             try:
                 read = json.loads(self.path.read_bytes())
                 self._known = read if isinstance(read, dict) and all(isinstance(v, dict) for v in read.values()) else {}
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 self._known = {}
         return self._known
 
@@ -83,6 +84,7 @@ class Tuner:
         options: dict[str, Any],
         default: str,
     ) -> str:
+        self.report(f"measuring {choice.operator} {choice.of} of {_show(inputs[0], shapes[0])}")
         random = np.random.default_rng(0)
         arrays = [
             random.normal(size=s).astype(v.dtype.numpy()) if v.dtype else np.zeros(s, np.float32)
@@ -98,8 +100,9 @@ class Tuner:
         if default not in runs:
             return default
         expected = runs[default]()
-        same = {name for name, run in runs.items() if _agree(run(), expected)}
-        times: dict[str, list[float]] = {name: [] for name in runs if name in same}
+        times: dict[str, list[float]] = {
+            name: [] for name, run in runs.items() if name == default or _agree(run(), expected)
+        }
         for _ in range(_TURNS):
             for name, measured in times.items():
                 start = time.perf_counter()
@@ -109,7 +112,6 @@ class Tuner:
         best = min(medians, key=lambda name: medians[name])
         if medians[best] > 0.95 * medians[default]:  # nothing gained that would be there the next time too
             best = default
-        self.report(f"{choice.operator} {choice.of} {shapes[0]}: {best}")
         self.known[key] = {"best": best, "ms": {name: round(t * 1e3, 4) for name, t in medians.items()}}
         self._keep()
         return best
@@ -133,8 +135,9 @@ class Tuner:
         binding.bind_output("y", device)
 
         def run() -> Array:
-            session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
+            with run_errors("expected a formulation that fits into the memory"):
+                session.run_with_iobinding(binding)
+                binding.synchronize_outputs()
             return np.asarray(binding.get_outputs()[0].numpy())
 
         return run
@@ -160,6 +163,10 @@ class Tuner:
             write_atomic(self.path, json.dumps(self._known, indent=1, sort_keys=True).encode())
         except (OSError, OnnxmxError):
             self.report(f"could not write {self.path}")
+
+
+def _show(v: ir.Value, shape: Sequence[int]) -> str:
+    return f"{v.dtype.name.lower() if v.dtype else '?'} {show_shape(shape)}"
 
 
 def _dims(v: ir.Value) -> tuple[Dim, ...]:

@@ -82,6 +82,10 @@ def test_cached_obeys_the_cache_alone(tmp_path: Path) -> None:
     assert compiled(nothing) == default
     assert not path.exists()
 
+    for damaged in ([], {}, 1, "gone"):
+        path.write_text(json.dumps({key: {"best": damaged} for key in nothing.picked}))
+        assert compiled(Tuner("cached", batch=4, path=path)) == default
+
     other = {"dilated": "one_hot", "one_hot": "dilated", "transposed": "flipped", "flipped": "transposed"}
     path.write_text(json.dumps({key: {"best": other[name]} for key, name in nothing.picked.items()}))
     assert compiled(Tuner("cached", batch=4, path=path)) != default
@@ -97,6 +101,50 @@ def test_a_cache_that_says_nothing_sensible_is_an_empty_one(tmp_path: Path, cont
     assert compiled(Tuner("cached", batch=4, path=tmp_path / "tune.json")) == compiled(None)
 
 
+def test_a_formulation_in_the_cache_that_does_not_cover_the_inputs_gives_way_to_the_default() -> None:
+    layers = [
+        L.Conv2D(4, 3, activation="tanh"),
+        L.Conv2D(4, 3),
+        L.Conv2D(8, 3, stride=2),
+        L.GlobalAvgPool2D(),
+        L.Dense(3),
+    ]
+    model = L.Sequential(*layers).build(image=("batch", 1, 12, 12))
+    step, default = (
+        mx.compile_step(model, loss="softmax_cross_entropy", optimizer=mx.SGD(), tune=tune).data
+        for tune in (lambda choice, inputs, options, default: "flipped" if choice.of == "dx" else default, None)
+    )
+    flipped, kept = (onnx.load_from_string(data).graph.node for data in (step, default))
+    assert [n.op_type for n in flipped].count("ConvTranspose") == 1  # that of stride 2
+    assert [n.op_type for n in kept].count("ConvTranspose") == 2
+
+
+def test_what_cannot_run_or_gives_no_number_is_not_picked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmx.trainer.autodiff.choice.CHOICES", [])
+
+    def not_a_number(g: GraphBuilder, x: Any) -> Any:
+        return g.op("Sqrt", g.sub(-1.0, g.mul(x, x)))
+
+    def impossible(g: GraphBuilder, x: Any) -> Any:
+        return g.op("Reshape", x, g.concat([g.op("Shape", x, start=1), g.op("Shape", x, start=1)], 0))
+
+    choice = Choice("Odd", "dx", not_a_number=not_a_number, impossible=impossible)
+    x = GraphBuilder("scratch").input("x", ("batch", 3))
+    tuner = Tuner("full", batch=4, path=tmp_path / "tune.json")
+    assert tuner(choice, [x], {}, "not_a_number") == "not_a_number"
+    (found,) = json.loads((tmp_path / "tune.json").read_text()).values()
+    assert list(found["ms"]) == ["not_a_number"]
+
+
+def test_copies_for_many_columns_are_not_even_measured(tmp_path: Path) -> None:
+    layers = [L.Conv2D(120, 1), L.Conv2D(4, 3), L.GlobalAvgPool2D(), L.Dense(3)]
+    model = L.Sequential(*layers).build(image=("batch", 1, 6, 6))
+    tuner = Tuner("full", batch=2, path=tmp_path / "tune.json")
+    mx.compile_step(model, loss="softmax_cross_entropy", optimizer=mx.SGD(), tune=tuner)
+    (wide,) = (e["ms"] for key, e in tuner.known.items() if "Conv dW" in key and "[2, 120, " in key.split("|")[2][:30])
+    assert list(wide) == ["dilated"]
+
+
 def test_a_cache_that_cannot_be_written_costs_only_the_findings(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     said: list[str] = []
@@ -104,12 +152,26 @@ def test_a_cache_that_cannot_be_written_costs_only_the_findings(tmp_path: Path) 
     assert "could not write" in said[-1]
 
 
-def test_a_tuned_run_trains_and_the_mode_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tuned_run_trains_and_the_mode_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = mx.data.get_dataset("digits", "train")
     layers = [L.Conv2D(4, 3, activation="relu"), L.Flatten(), L.Dense(10)]
     model = L.Sequential(*layers).build(image=("batch", 1, 8, 8))
-    mx.fit(model, data, tune="full", progress=False)
+    mx.fit(model, data, tune="full")
     assert (tmp_path / "cache" / "onnxmx" / "tune.json").is_file()
+    assert "measuring Conv dx of float (64, 4, 6, 6)\n" in capsys.readouterr().err
+    mx.fit(model, data, tune="full")
+    assert "measuring" not in capsys.readouterr().err
     with pytest.raises(UsageError, match="no tune named 'fast'"):
         Plan(tune="fast")
+
+
+def test_the_cache_of_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_a_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", without_a_home)
+    assert Tuner().path.is_absolute()

@@ -31,7 +31,7 @@ _PICKER: ContextVar[Picker | None] = ContextVar("picker", default=None)
 
 
 class Uncovered(Exception):
-    """A formulation does not cover the inputs that it was asked about."""
+    """A formulation does not cover the inputs that it was asked about. It says so before it adds a node."""
 
 
 class Choice:
@@ -45,10 +45,13 @@ class Choice:
         CHOICES.append(self)
 
     def __call__(self, g: GraphBuilder, *inputs: ir.Value, default: str, **options: Any) -> Value:
-        """Add the formulation that is picked. One that does not cover these inputs raises Uncovered."""
+        """Add the formulation that is picked, or the default where that does not cover these inputs."""
         picker = _PICKER.get()
         name = default if picker is None else picker(self, inputs, options, default)
-        return self.forms[name](g, *inputs, **options)
+        try:
+            return self.forms[name](g, *inputs, **options)
+        except Uncovered:  # an old cache may know it otherwise
+            return self.forms[default](g, *inputs, **options)
 
 
 @contextmanager

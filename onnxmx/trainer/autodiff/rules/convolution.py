@@ -157,9 +157,9 @@ def dilated(g: GraphBuilder, x: ir.Value, w: ir.Value, dy: ir.Value, *, window: 
 
 def one_hot(g: GraphBuilder, x: ir.Value, w: ir.Value, dy: ir.Value, *, window: Window, group: int) -> Value:
     """dW as a product with what each output element was made from, laid out by a convolution that copies (im2col)."""
-    if group != 1:
-        raise Uncovered
     columns = static(x, 1) * int(np.prod(window.kernel))
+    if group != 1 or columns > _MOST_COLUMNS:
+        raise Uncovered
     dtype = np.float32 if x.dtype is None else x.dtype.numpy()
     copies = np.eye(columns, dtype=dtype).reshape(columns, static(x, 1), *window.kernel)
     pads = window.start + window.end
@@ -169,4 +169,6 @@ def one_hot(g: GraphBuilder, x: ir.Value, w: ir.Value, dy: ir.Value, *, window: 
     return g.reshape_like(g.reduce_sum(products, [0], keepdims=False), w)
 
 
+_MOST_COLUMNS = 1024
+"""Its copies are a matrix of columns by columns: beyond, they alone cost more than the gradient, and megabytes."""
 WEIGHT = Choice("Conv", "dW", dilated=dilated, one_hot=one_hot)
