@@ -7,7 +7,8 @@ import pytest
 import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.builder.session import open_session
-from onnxmx.trainer.engine.blocked import DOMAIN, block_size, lower
+from onnxmx.trainer.engine.block_size import DOMAIN, block_size
+from onnxmx.trainer.engine.blocked import lower
 from onnxmx.trainer.step import initial_state
 from tests.trainer.test_blocked_graphs import kernels
 

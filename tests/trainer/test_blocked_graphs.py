@@ -5,7 +5,8 @@ import onnx
 import pytest
 
 from onnxmx.builder.session import open_session
-from onnxmx.trainer.engine.blocked import DOMAIN, block_size, lower
+from onnxmx.trainer.engine.block_size import DOMAIN, block_size
+from onnxmx.trainer.engine.blocked import lower
 
 B = block_size()
 pytestmark = pytest.mark.skipif(B is None, reason="ONNX Runtime has no blocked layout on this machine")

@@ -18,7 +18,8 @@ import numpy as np
 from onnxmx.builder.session import PROVIDERS, open_session, providers, run_errors, runtime
 from onnxmx.builder.values import show_shape
 from onnxmx.errors import CheckpointError, DataError
-from onnxmx.trainer.engine.blocked import block_size, lower
+from onnxmx.trainer.engine.block_size import block_size
+from onnxmx.trainer.engine.blocked import lower
 from onnxmx.trainer.state import differences
 from onnxmx.trainer.step import StepGraph
 
