@@ -52,6 +52,7 @@ ifdef DATA_DIR
 	$(BIN)/onnxmx train lenet --data mnist --data-dir $(DATA_DIR) --epochs 3 --threads 1 -o runs/lenet-mnist --overwrite
 	$(BIN)/onnxmx train examples/mnist_rows.py:net --data mnist --data-dir $(DATA_DIR) --epochs 3 --lr 3e-3 --threads 1 \
 		-o runs/rows-mnist --overwrite
+	$(BIN)/python examples/dcgan_mnist.py runs/lenet-mnist/last.onnx $(DATA_DIR)
 	$(BIN)/onnxmx train examples/small_lenet.py:net --data mnist --data-dir $(DATA_DIR) --epochs 3 --threads 1 \
 		-o runs/small-mnist --overwrite
 	$(BIN)/onnxmx distill examples/small_lenet.py:net --teacher runs/lenet-mnist/last.onnx --data mnist \
