@@ -51,6 +51,10 @@ class Rounds:
     def check(self, batch: dict[str, Array]) -> None:
         self._engine.check(batch, DISCRIMINATOR)
 
+    @property
+    def values(self) -> dict[str, Any]:
+        return self._engine.values
+
     def state(self, *, former: bool = False) -> dict[str, Array]:
         return self._engine.state(former=former)
 
