@@ -186,12 +186,52 @@ _NAMES = {
 __all__ = ["OnnxmxError", "__version__", *sorted(_MODULES), *sorted(_NAMES)]
 
 
+_HABITS = {
+    "CosineAnnealingLR": "mx.Cosine",
+    "CrossEntropyLoss": "mx.losses.SoftmaxCrossEntropy",
+    "ExponentialLR": "mx.Exponential",
+    "MSELoss": "mx.losses.MeanSquaredError",
+    "ModelCheckpoint": "mx.fit(..., out=..., keep_best=3)",
+    "MultiStepLR": "mx.MultiStep",
+    "OneCycleLR": "mx.OneCycle",
+    "ReduceLROnPlateau": "mx.ReduceOnPlateau",
+    "SoftmaxCrossEntropyLoss": "mx.losses.SoftmaxCrossEntropy",
+    "StepLR": "mx.Step",
+    "autograd": "mx.grad",
+    "gluon": "mx.layers",
+    "keras": "mx.layers",
+    "metric": "mx.metrics",
+    "loss": "mx.losses",
+    "nd": "mx.layers in a model, numpy outside",
+    "nn": "mx.layers",
+    "optim": "mx.Adam, mx.SGD",
+    "optimizers": "mx.Adam, mx.SGD",
+    "sym": "mx.layers",
+}
+"""Names from other libraries, and where to look here."""
+
+
+def _hint(name: str) -> str:
+    """Where what is called `name` may be found."""
+    from onnxmx.builder import layers
+    from onnxmx.errors import nearest
+
+    if name.startswith("_"):
+        return ""
+    if name in layers.__all__:
+        return f"; layers are in mx.layers: mx.layers.{name}"
+    if name in _HABITS:
+        return f"; look at {_HABITS[name]}"
+    near = nearest(name, __all__)
+    return f"; did you mean {near}?" if near else ""
+
+
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(_MODULES[name])
     if name in _NAMES:
         return getattr(importlib.import_module(_NAMES[name]), name)
-    raise AttributeError(f"module 'onnxmx' has no attribute {name!r}")
+    raise AttributeError(f"module 'onnxmx' has no attribute {name!r}{_hint(name)}")
 
 
 def __dir__() -> list[str]:

@@ -49,3 +49,15 @@ def test_a_model_of_ones_own_is_a_layer_in_a_file(tmp_path: Path) -> None:
     words = ["-m", "onnxmx.cli", "train", "my_model.py:net", "--data", "digits", "--epochs", "1", "-o", "r"]
     run(*words, folder=tmp_path)
     assert (tmp_path / "r/model.onnx").is_file()
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    found, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        found.add(page)
+        for link in re.findall(r"\]\(([\w./-]+\.md)", page.read_text()):
+            target = (page.parent / link).resolve()
+            assert target.is_file(), f"{page.name} links {link}"
+            waiting += [target] if target not in found else []
+    assert not set((ROOT / "docs").glob("*.md")) - found

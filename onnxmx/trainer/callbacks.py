@@ -146,3 +146,22 @@ def restore(callbacks: Sequence[Callback], states: Mapping[str, Any]) -> None:
 def listening(callbacks: Sequence[Callback], moment: str) -> list[Any]:
     """The methods of those callbacks that override `moment`."""
     return [getattr(c, moment) for c in callbacks if getattr(type(c), moment) is not getattr(Callback, moment)]
+
+
+MOMENTS = ("begin", "step", "log", "epoch", "end")
+
+
+def checked(callbacks: Any) -> Sequence[Callback]:
+    """The callbacks that a user gives. Raises UsageError for what is none, or overrides no moment of mx.Callback."""
+    if not isinstance(callbacks, Sequence) or isinstance(callbacks, str):
+        raise UsageError(f"callbacks expected a list; found {callbacks!r}", mend="Such as callbacks=[Note()].")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            made = f"{callback.__name__}()" if isinstance(callback, type) else "mx.EarlyStopping()"
+            raise UsageError(f"callbacks expected objects of mx.Callback; found {callback!r}", mend=f"Such as {made}.")
+        if not any(listening([callback], moment) for moment in MOMENTS):
+            raise UsageError(
+                f"{type(callback).__name__} expected to override a moment of mx.Callback; found none",
+                mend=f"They are called {', '.join(MOMENTS)}: epoch(self, loop, measures) comes after each epoch.",
+            )
+    return callbacks

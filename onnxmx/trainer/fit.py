@@ -11,7 +11,7 @@ from onnxmx.builder.model import Model, load
 from onnxmx.errors import CheckpointError, UsageError
 from onnxmx.trainer import losses
 from onnxmx.trainer.averages import Average
-from onnxmx.trainer.callbacks import Callback
+from onnxmx.trainer.callbacks import Callback, checked
 from onnxmx.trainer.clipping import Transform
 from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.gan.run import go_on_gan, settings_of
@@ -129,7 +129,7 @@ def fit(
         overfit_one_batch=overfit_one_batch,
     )
     optimizer = Adam() if optimizer is None else optimizer
-    _check_kinds(model, data, validation, optimizer)
+    _check_kinds(model, data, validation)
     return start(
         model,
         data,
@@ -138,7 +138,7 @@ def fit(
         update=Update.of(optimizer, clip, regularize, average),
         out=out,
         overwrite=overwrite,
-        callbacks=callbacks,
+        callbacks=checked(callbacks),
         progress=progress,
     )
 
@@ -188,7 +188,7 @@ def resume(
     Raises CheckpointError where there is no run, its checkpoint is damaged, another process trains there, or data or
     settings are not those of the run.
     """
-    run = RunDirectory(folder)
+    run, callbacks = RunDirectory(folder), checked(callbacks)
     if data is None and (run.config.is_file() or not run.started):
         return resume_run(folder, progress=progress)
     if not isinstance(data, Dataset):
@@ -212,13 +212,12 @@ _KEPT = ("epochs", "batch_size", "seed", "threads", "provider", "engine", "patie
 """What of its plan a run's identity keeps."""
 
 
-def _check_kinds(model: Any, data: Any, validation: Any, optimizer: Any) -> None:
+def _check_kinds(model: Any, data: Any, validation: Any) -> None:
     """Raises UsageError for what is easily given in place of what `fit` takes."""
     rows = (
         ("a model", model, isinstance(model, Model), "Build it first: layer.build(x=('batch', 784))."),
         ("a dataset", data, isinstance(data, Dataset), _ARRAYS),
         ("validation data", validation, validation is None or isinstance(validation, Dataset), _ARRAYS),
-        ("an optimizer", optimizer, hasattr(optimizer, "slots"), "For example mx.Adam(lr=1e-3)."),
     )
     for what, found, fits, mend in rows:
         if not fits:

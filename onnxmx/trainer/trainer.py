@@ -12,6 +12,7 @@ import numpy as np
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import check_provider, cores
+from onnxmx.errors import DataError
 from onnxmx.trainer import losses, state
 from onnxmx.trainer.averages import Average
 from onnxmx.trainer.clipping import Transform
@@ -140,6 +141,11 @@ class Trainer:
         Returns loss, metrics that are one number, grad_norm before clipping, and lr.
         Raises DataError where the batch does not fit.
         """
+        if not isinstance(batch, dict):
+            raise DataError(
+                f"a step expected arrays by name; found {type(batch).__name__}",
+                mend='For example {"image": x, "label": y}: the inputs and labels of the step.',
+            )
         return self.engine.step(batch)
 
     @property

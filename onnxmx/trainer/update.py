@@ -44,6 +44,9 @@ class Update:
         average: Average | None = None,
     ) -> Update:
         """Of what `fit` takes. Raises UsageError for anything else."""
+        if isinstance(optimizer, type) or not hasattr(optimizer, "slots"):
+            found = f"the class {optimizer.__name__}" if isinstance(optimizer, type) else repr(optimizer)
+            raise UsageError(f"expected an optimizer; found {found}", mend="For example mx.Adam(lr=1e-3).")
         if average is not None and not isinstance(average, Average):
             raise UsageError(f"expected an average of the weights; found {average!r}", mend="Such as mx.EMA(0.999).")
         return cls(optimizer, as_transforms(clip), as_regularizers(regularize), average)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -107,6 +108,28 @@ def test_methods_of_other_libraries() -> None:
     with pytest.raises(AttributeError, match=r'the builder has no method \'tanh\': .*op\("Name", x\)'):
         g.tanh(x)
     assert not hasattr(x, "__array__")
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("Dense", "layers are in mx.layers: mx.layers.Dense"),
+        ("ReduceLROnPlateau", "look at mx.ReduceOnPlateau"),
+        ("optim", "look at mx.Adam"),
+        ("Adamm", "did you mean Adam?"),
+        ("_private", "attribute '_private'"),
+    ],
+)
+def test_names_that_are_looked_for_at_the_top(name: str, answer: str) -> None:
+    with pytest.raises(AttributeError) as caught:
+        getattr(mx, name)
+    assert answer in str(caught.value)
+
+
+def test_every_place_to_look_at_is_there() -> None:
+    for here in mx._HABITS.values():
+        for name in re.findall(r"mx\.([\w.]+)", here):
+            assert operator.attrgetter(name)(mx) is not None
 
 
 def test_every_suggestion_is_there() -> None:

@@ -41,6 +41,11 @@ def test_steps_by_hand_are_those_of_fit() -> None:
     assert trainer.model.metadata["onnxmx.loss"] == "softmax_cross_entropy"
 
 
+def test_a_batch_by_place_is_refused() -> None:
+    with pytest.raises(DataError, match=r"arrays by name; found tuple\n  For example"):
+        mx.Trainer(blob_net(), threads=1).step((np.zeros((2, 4)), np.zeros(2)))  # type: ignore[arg-type]
+
+
 def test_a_trainer_goes_on_from_what_it_saved(tmp_path: Path) -> None:
     batches = [batch for _, batch in Loader(TRAIN, 16).epoch(0)]
     trainer = mx.Trainer(blob_net(0.3), threads=1)

@@ -15,7 +15,7 @@ from onnxmx.errors import CheckpointError, DataError
 from onnxmx.files import write_atomic
 from onnxmx.trainer import state as states
 from onnxmx.trainer.averages import Average
-from onnxmx.trainer.callbacks import Callback
+from onnxmx.trainer.callbacks import Callback, checked
 from onnxmx.trainer.clipping import Transform
 from onnxmx.trainer.data import Dataset, Loader, Preprocessing
 from onnxmx.trainer.evaluate import fit_inputs
@@ -95,7 +95,7 @@ def fit_gan(
     game = Game(loss, k, smoothing, penalty)
     return start_gan(
         generator, discriminator, data, plan, game, (first, second),
-        samples=samples, out=out, overwrite=overwrite, callbacks=callbacks, progress=progress,
+        samples=samples, out=out, overwrite=overwrite, callbacks=checked(callbacks), progress=progress,
     )  # fmt: skip
 
 

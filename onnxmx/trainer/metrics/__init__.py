@@ -44,7 +44,7 @@ METRICS: dict[str, type[Metric]] = {
         Perplexity,
     )
 }
-SHORT = {"mae": MAE, "mse": MSE, "rmse": RMSE, "f1": FBeta}
+SHORT = {"acc": Accuracy, "mae": MAE, "mse": MSE, "rmse": RMSE, "f1": FBeta}
 
 
 @dataclass(frozen=True, kw_only=True)
