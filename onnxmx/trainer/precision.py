@@ -50,11 +50,16 @@ _INTERVAL = 2000
 
 @dataclass(frozen=True)
 class Precision:
-    """What products are computed in. scale: what the loss is multiplied by at first, or None for no such scale."""
+    """What products are computed in.
+
+    scale: what the loss is multiplied by at first, or None for no such scale.
+    lacking: operators of FOLLOWING that stay in 32 bits, since CUDA lacks kernels for them or for their gradients.
+    """
 
     name: str
     low: ir.DataType
     scale: float | None = None
+    lacking: frozenset[str] = frozenset()
 
     @property
     def mixed(self) -> bool:
@@ -63,7 +68,7 @@ class Precision:
 
     def cast(self, g: GraphBuilder, node: ir.Node, inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value | None]:
         """The inputs of a node in the type that it computes in."""
-        chosen = node.op_type in LOW or (node.op_type in FOLLOWING and self._may_follow(inputs))
+        chosen = node.op_type in LOW or (node.op_type in FOLLOWING - self.lacking and self._may_follow(inputs))
         if chosen and node.domain in ("", "ai.onnx") and self._defined(node, inputs):
             return [self._to(g, x, FLOAT, self.low) for x in inputs]
         return self.widen(g, inputs)
@@ -163,10 +168,12 @@ def DynamicLossScale(
     return g.where(finite, grown, g.max(g.mul(scale, 0.5), smallest)), counted
 
 
+# Of ONNX Runtime 1.31.1 by kernels.json: Relu's gradient is a Greater, that of Slice a Pad.
+_NO_BFLOAT16 = frozenset({"DepthToSpace", "LeakyRelu", "Pad", "Relu", "Slice", "SpaceToDepth"})
 PRECISIONS = {
     "float32": Precision("float32", FLOAT),
     "float16": Precision("float16", ir.DataType.FLOAT16, 65536.0),
-    "bfloat16": Precision("bfloat16", ir.DataType.BFLOAT16),
+    "bfloat16": Precision("bfloat16", ir.DataType.BFLOAT16, lacking=_NO_BFLOAT16),
 }
 """By the name that `fit`, the command line and `config.toml` use."""
 

@@ -20,6 +20,7 @@ from onnxmx.builder.session import open_session
 from onnxmx.errors import OnnxmxError, UsageError
 from onnxmx.trainer.data import Dataset, digits
 from onnxmx.trainer.engine import OrtEngine
+from onnxmx.trainer.placement import fallbacks
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.precision import FOLLOWING, LOW, PRECISIONS, DynamicLossScale
 from onnxmx.trainer.step import StepGraph, compile_step, initial_state
@@ -124,6 +125,19 @@ def test_an_operator_in_16_bits_has_the_gradients_of_32(op: str) -> None:
     close(gradients(model, "float16", batch), gradients(model, "float32", batch))
     step, _ = compiled(model, "float16", mx.SGD(1.0))
     assert ("16" in types(step)[op]) == (op not in COMPARED)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize("op", sorted(ROWS))
+def test_cuda_has_kernels_for_it_and_its_gradient(op: str, precision: str) -> None:
+    def net(x: Any) -> Any:  # a product that both types have
+        g = x.builder
+        return ROWS[op](g, g.matmul(x, g.parameter("w", (4, 4), "uniform")))
+
+    model = mx.build(net, x=("batch", 4, 4, 4))
+    step = compile_step(model, loss="mse", optimizer=mx.SGD(1.0), precision=precision, provider="cuda")
+    assert fallbacks(step.data) == []
+    assert types(step)["MatMul"] & {"16", "b16"}
 
 
 def test_every_operator_of_the_table_has_a_row() -> None:
