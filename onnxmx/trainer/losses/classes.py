@@ -56,6 +56,11 @@ class OfClasses(Loss):
                 f"classes; found {describe(output)}",
                 mend="End the model in a Dense layer with one unit for each class; for each pixel, in a Conv2D.",
             )
+        if dims[axis] == 1:  # of one class the probability is always 1: the loss would be 0 whatever is learned
+            raise ShapeError(
+                f"{self.name} expected an output of two classes or more; found {describe(output)}",
+                mend="Learn numbers by the loss mean_squared_error, yes or no by sigmoid_bce.",
+            )
         if found is not None and found.dtype == FLOAT and len(found.shape) == len(dims):
             return Spec(tuple(dims), FLOAT)
         del dims[axis]
