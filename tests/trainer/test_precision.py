@@ -140,6 +140,25 @@ def test_cuda_has_kernels_for_it_and_its_gradient(op: str, precision: str) -> No
     assert types(step)["MatMul"] & {"16", "b16"}
 
 
+@pytest.mark.parametrize("wide", ["a constant", "computed"])
+def test_numbers_beyond_16_bits_are_added_in_32(wide: str) -> None:
+    """-1e9 in the scores of a masked row would be minus infinity in float16, and the row's Softmax NaN."""
+
+    def net(x: Any) -> Any:
+        g = x.builder
+        low = -1e9 if wide == "a constant" else g.mul(g.exp(g.mul(x, 0.0)), -1e9)
+        scores = g.add(g.matmul(x, g.parameter("w", (4, 4), "uniform")), low)
+        return g.op("Softmax", scores)
+
+    model = mx.build(net, x=("batch", 4, 4, 4))
+    step, state = compiled(model, "float16", mx.SGD(1.0))
+    engine = OrtEngine(step, state, threads=1)
+    measured = engine.step({"x": X, "label": np.ones_like(X)})
+    assert np.isfinite(measured["loss"])
+    assert measured["skipped"] == 0
+    assert types(step)["Add"] == {"32"}
+
+
 def test_every_operator_of_the_table_has_a_row() -> None:
     assert ROWS.keys() == LOW | FOLLOWING | set(COMPARED)
 
