@@ -311,6 +311,12 @@ def _pruned(model: ir.Model) -> ir.Model:
 
 def _build(net: Net, value: ir.Value, graph: ir.Graph, path: str, seed: int) -> tuple[ir.Model, list[str]]:
     """`net` as a model of its own from an input `x` like `value`, and the names of what training changes in it."""
+    if isinstance(net, Surgery):
+        raise UsageError(
+            f"expected a layer or a function of a value; found {net!r}",
+            at=user_line(),
+            mend="Give the layer that it was built of, or put two models together with merge.",
+        )
     if not callable(net) or isinstance(net, type):
         raise UsageError(
             f"expected a layer or a function of a value; found {net!r}", at=user_line(), mend="L.Dense(10)"

@@ -80,8 +80,13 @@ def build(name: str, *, seed: int = 0, **options: Any) -> Model:
         model = mx.models.build("resnet18", input=(3, 64, 64), classes=5)
 
     options: as its build function takes them.   seed: what the parameters are drawn from.
+    Raises UsageError for a name or an option that is not there.
     """
     function = get_model(name)
+    takes = inspect.signature(function).parameters
+    for option in options:
+        if option not in takes:
+            raise unknown_name(f"option of {name}", option, takes)
     return function(**options).build(seed=seed, **(inputs_of(function, **options) or {}))
 
 

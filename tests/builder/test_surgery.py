@@ -275,6 +275,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[OnnxmxError], str]] = {
     "cut the input": (lambda: NET.cut("x"), GraphError, "value that the model computes; found its input 'x'"),
     "head": (lambda: NET.replace_head("3.Flaten", L.Dense(2)), UsageError, "Did you mean '3.Flatten'"),
     "head class": (lambda: NET.replace_head("3", L.Dense), UsageError, "expected a layer or a function"),  # type: ignore[arg-type]
+    "head model": (lambda: NET.replace_head("3", NET), UsageError, "put two models together with merge"),  # type: ignore[arg-type]
     "head of nothing": (lambda: NET.replace_head("3", nothing), GraphError, "return a graph value; found None"),
     "insert": (lambda: NET.insert("2.MaxPol", L.Flatten()), UsageError, "Did you mean '2.MaxPool'"),
     "rename": (lambda: NET.rename({"5.weights": "w"}), UsageError, "Did you mean '5.weight'"),

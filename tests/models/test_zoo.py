@@ -138,3 +138,8 @@ def test_what_cannot_be_built(name: str, options: dict[str, Any], reason: str) -
     with pytest.raises(UsageError, match=reason) as error:
         models.build(name, **options)
     assert error.value.mend
+
+
+def test_an_option_that_is_not_there_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="no option of lenet named 'clases'\n  Did you mean 'classes'"):
+        models.build("lenet", clases=3)

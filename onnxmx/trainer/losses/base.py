@@ -221,13 +221,13 @@ def dims_of(loss: Loss, output: ir.Value) -> tuple[Dim, ...]:
     return tuple(d if isinstance(d, int) else d.value for d in output.shape)
 
 
-def refuse(loss: Loss, name: str, array: Array, bad: Array, allowed: str) -> None:
-    """Raises DataError where `bad` is true somewhere."""
+def refuse(loss: Loss, name: str, array: Array, bad: Array, allowed: str, *, mend: str = "") -> None:
+    """Raises DataError where `bad` is true somewhere. mend: what to do, where more is known."""
     if bad.any():
         row = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
         raise DataError(
             f"{loss.name} expected {name!r} to be {allowed}; found {array[row][bad[row]].flat[0]} in sample {row}",
-            mend="Repair the labels, or choose a loss that takes them.",
+            mend=mend or "Repair the labels, or choose a loss that takes them.",
         )
 
 

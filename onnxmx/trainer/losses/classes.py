@@ -80,7 +80,8 @@ class OfClasses(Loss):
         bad = (array < 0) | (array >= classes)
         if self.ignored is not None:
             bad &= array != self.ignored
-        refuse(self, name, array, bad, f"in [0, {classes}), one of {classes} classes")
+        mend = "Repair the labels, or let the model end in an output for each class: L.Dense(classes), replace_head."
+        refuse(self, name, array, bad, f"in [0, {classes}), one of {classes} classes", mend=mend)
 
     def rows(self, g: GraphBuilder, outputs: Values, labels: Values) -> Rows:
         """The labels as probabilities."""
