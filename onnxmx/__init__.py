@@ -189,6 +189,8 @@ __all__ = ["OnnxmxError", "__version__", *sorted(_MODULES), *sorted(_NAMES)]
 _HABITS = {
     "CosineAnnealingLR": "mx.Cosine",
     "CrossEntropyLoss": "mx.losses.SoftmaxCrossEntropy",
+    "DataLoader": "mx.data.Dataset",
+    "Dataset": "mx.data.Dataset",
     "ExponentialLR": "mx.Exponential",
     "MSELoss": "mx.losses.MeanSquaredError",
     "ModelCheckpoint": "mx.fit(..., out=..., keep_best=3)",

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import open_session, run_errors, runtime
 from onnxmx.builder.values import agree
-from onnxmx.errors import DataError
+from onnxmx.errors import DataError, UsageError
 from onnxmx.trainer import losses
 from onnxmx.trainer.data import Dataset, Loader
 from onnxmx.trainer.losses import Loss, LossLike, Spec
@@ -39,10 +39,25 @@ def evaluate(
     provider: where to run it: "cpu", "cuda", or "cuda_tf32".
     Raises DataError where the data does not fit the model, UsageError for what it cannot be measured by.
     """
+    check_kinds("evaluate", model, data)
     rules = losses.of(model, data, loss)
     data = fit_data(model, data, rules)
     evaluator = Evaluator(model, data, loss=rules, measure=measure, threads=threads, provider=provider)
     return evaluator.run(data, batch_size)
+
+
+def check_kinds(caller: str, model: Any, data: Any, validation: Any = None) -> None:
+    """Raises UsageError for what is easily given in place of a model and datasets."""
+    build = 'Build a layer first: layer.build(x=("batch", 784)); load a file: mx.load(path).'
+    arrays = "Make one of arrays: mx.data.Dataset.from_arrays(x, labels)."
+    rows = (
+        ("a model", model, isinstance(model, Model), build),
+        ("a dataset", data, isinstance(data, Dataset), arrays),
+        ("validation data", validation, validation is None or isinstance(validation, Dataset), arrays),
+    )
+    for what, found, fits, mend in rows:
+        if not fits:
+            raise UsageError(f"{caller} expected {what}; found {type(found).__name__}", mend=mend)
 
 
 class Evaluator:

@@ -14,6 +14,7 @@ from onnxmx.trainer.averages import Average
 from onnxmx.trainer.callbacks import Callback, checked
 from onnxmx.trainer.clipping import Transform
 from onnxmx.trainer.data import Dataset
+from onnxmx.trainer.evaluate import check_kinds
 from onnxmx.trainer.gan.run import go_on_gan, settings_of
 from onnxmx.trainer.launch import go_on, start
 from onnxmx.trainer.loop import Run
@@ -129,7 +130,7 @@ def fit(
         overfit_one_batch=overfit_one_batch,
     )
     optimizer = Adam() if optimizer is None else optimizer
-    _check_kinds(model, data, validation)
+    check_kinds("fit", model, data, validation)
     return start(
         model,
         data,
@@ -210,18 +211,3 @@ def resume(
 
 _KEPT = ("epochs", "batch_size", "seed", "threads", "provider", "engine", "patience", "min_delta", "keep_best")
 """What of its plan a run's identity keeps."""
-
-
-def _check_kinds(model: Any, data: Any, validation: Any) -> None:
-    """Raises UsageError for what is easily given in place of what `fit` takes."""
-    rows = (
-        ("a model", model, isinstance(model, Model), "Build it first: layer.build(x=('batch', 784))."),
-        ("a dataset", data, isinstance(data, Dataset), _ARRAYS),
-        ("validation data", validation, validation is None or isinstance(validation, Dataset), _ARRAYS),
-    )
-    for what, found, fits, mend in rows:
-        if not fits:
-            raise UsageError(f"fit expected {what}; found {type(found).__name__}", mend=mend)
-
-
-_ARRAYS = "Make one of arrays: mx.data.Dataset.from_arrays(x, labels)."

@@ -374,7 +374,7 @@ ARRAY = np.zeros((8, 4), np.float32)
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"model": L.Dense(3)}, "a model; found Dense\n  Build it first"),
+        ({"model": L.Dense(3)}, "a model; found Dense\n  Build a layer first"),
         ({"data": ARRAY}, r"a dataset; found ndarray\n  Make one of arrays: mx\.data\.Dataset\.from_arrays"),
         ({"validation": ARRAY}, "validation data; found ndarray"),
         ({"optimizer": "adam"}, r"an optimizer; found 'adam'\n  For example mx\.Adam"),
@@ -394,6 +394,13 @@ def test_what_is_easily_given_instead(arguments: dict[str, Any], text: str) -> N
     model, given = arguments.pop("model", None) or blob_net(), arguments.pop("data", TRAIN)
     with pytest.raises(UsageError, match=text):
         mx.fit(model, given, **arguments)
+
+
+def test_what_is_easily_given_to_evaluate() -> None:
+    with pytest.raises(UsageError, match=r"evaluate expected a model; found str\n  .*mx\.load"):
+        evaluate("model.onnx", TEST)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="evaluate expected a dataset; found ndarray"):
+        evaluate(blob_net(), ARRAY)  # type: ignore[arg-type]
 
 
 def test_numbers_of_numpy_will_do(tmp_path: Path) -> None:
