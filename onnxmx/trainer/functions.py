@@ -81,15 +81,15 @@ def TileSums(g: GraphBuilder, x: ir.Value, matrix: ir.Value, t: ir.Value) -> Val
     return g.matmul(rows, matrix)
 
 
-@function(outputs=("y", "h", "c", "cells", "i", "o", "f", "a"))
+@function(outputs=("y", "h", "c", "t", "i", "o", "f", "a", "ia", "fc"))
 def LSTMSteps(g: GraphBuilder, z: ir.Value, r: ir.Value, h0: ir.Value, c0: ir.Value) -> tuple[Value, ...]:
     """One direction of an LSTM, keeping what its gradient reads, which the operator of ONNX does not give out.
 
     h[t] = o tanh(c[t]), c[t] = f c[t-1] + i a;   i, o, f = sigmoid, a = tanh of z[t] + R h[t-1], in this order.
 
     z: (time, batch, 4 units), W x[t] + b of every step.   r: (4 units, units).   h0, c0: (batch, units).
-    y, cells: (time, batch, units), every h[t] and c[t].   h, c: (batch, units), the last ones.
-    i, o, f, a: (time, batch, units).   Source: Gers et al. 2000.
+    y: (time, batch, units), every h[t].   h, c: (batch, units), the last ones.
+    t = tanh(c), i, o, f, a, ia = i a, fc = f c[t-1]: (time, batch, units).   Source: Gers et al. 2000.
     """
 
     def step(b: GraphBuilder, before: _Values, element: _Values) -> tuple[list[Value], list[Value]]:
@@ -97,9 +97,11 @@ def LSTMSteps(g: GraphBuilder, z: ir.Value, r: ir.Value, h0: ir.Value, c0: ir.Va
         parts = b.ops("Split", b.gemm(h, r, element[0], transB=1), outputs=4, axis=1, num_outputs=4)
         i, o, f = (b.op("Sigmoid", part) for part in parts[:3])
         a = b.op("Tanh", parts[3])
-        c = b.add(b.mul(f, c), b.mul(i, a))
-        h = b.mul(o, b.op("Tanh", c))
-        return [h, c], [h, c, i, o, f, a]
+        ia, fc = b.mul(i, a), b.mul(f, c)
+        c = b.add(fc, ia)
+        t = b.op("Tanh", c)
+        return [b.mul(o, t), c], [t, i, o, f, a, ia, fc]
 
-    last, (y, *kept) = scan(g, step, [h0, c0], [z])
-    return y, *last, *kept
+    last, (t, i, o, *kept) = scan(g, step, [h0, c0], [z])
+    # All of y as one product: given out by each step, it would be copied, as it is a state too.
+    return g.mul(o, t), *last, t, i, o, *kept

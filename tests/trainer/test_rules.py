@@ -148,7 +148,7 @@ CASES = [
       for s in ((4, 3, 5, 5), (4, 3))),
     *(
         Case(f"{DOMAIN}.LSTMSteps", ((4, 2, 12), (12, 3), (2, 3), (2, 3)), make=lambda g, *v, k=k: LSTMSteps(g, *v)[k])
-        for k in range(8)  # what it keeps is read by the gradient's own gradient
+        for k in range(10)  # what it keeps is read by the gradient's own gradient
     ),
     Case(
         f"{DOMAIN}.BatchNorm2D",

@@ -51,32 +51,37 @@ def lstm_steps(
     """As LSTM, from what was kept; dR = dz^T h[t-1], summed over all steps"""
     if any(v is not None for v in dkept):  # the gradient of this gradient
         return through(g, node, [dy, dh, dc, *dkept], LSTMSteps.trace)
-    _z, r, h0, c0 = (v for v in node.inputs if v is not None)
-    y, h, _c, cells, *gates = node.outputs
+    _z, r, h0, _c0 = (v for v in node.inputs if v is not None)
+    y, h, _c, *kept = node.outputs
     ends = [g.op("Sub", h, h) if v is None else v for v in (dh, dc)]
-    slopes = _slopes(g, cells, one_step_earlier(g, c0, cells), *gates)
-    (dh0, dc0), dz = _backwards(g, r, ends, [*slopes, gates[2]], [] if dy is None else [dy])
+    (dh0, dc0), dz = _backwards(g, r, ends, [*_slopes(g, y, *kept), kept[3]], [] if dy is None else [dy])
     return dz, over_steps(g, dz, one_step_earlier(g, h0, y)), dh0, dc0
 
 
 def _cell(g: GraphBuilder, node: ir.Node, d: Direction) -> CellGradient:
-    i, o, f, a, c = _again(g, d)
-    slopes = [d.only_within(g, v) for v in _slopes(g, c, one_step_earlier(g, d.states[1], c), i, o, f, a)]
+    t, i, o, f, *rest = _again(g, d)
+    slopes = [d.only_within(g, v) for v in _slopes(g, d.y, t, i, o, f, *rest)]
     dstates, dz = _backwards(g, d.r, d.dstates, [*slopes, d.carried(g, f)], gradient_of_output(g, d), d)
     return CellGradient(dz, dz, dstates)
 
 
 def _slopes(
-    g: GraphBuilder, c: ir.Value, before: ir.Value, i: ir.Value, o: ir.Value, f: ir.Value, a: ir.Value
+    g: GraphBuilder,
+    h: ir.Value,
+    t: ir.Value,
+    i: ir.Value,
+    o: ir.Value,
+    f: ir.Value,
+    a: ir.Value,
+    ia: ir.Value,
+    fc: ir.Value,
 ) -> tuple[Value, Value]:
-    """For all steps at once: dc/dh, and dz/(dc, dh, dc, dc) of the four gates."""
-    t = g.op("Tanh", c)
+    """For all steps at once: dc/dh, and dz/(dc, dh, dc, dc) of the four gates, each in two operations.
 
-    def sigmoid(y: ir.Value, outer: ir.Value) -> Value:
-        return g.mul(g.mul(y, g.sub(1.0, y)), outer)
-
-    parts = [sigmoid(i, a), sigmoid(o, t), sigmoid(f, before), g.mul(i, g.sub(1.0, g.mul(a, a)))]
-    return g.mul(o, g.sub(1.0, g.mul(t, t))), g.concat(parts, 2)
+    t = tanh(c).   ia = i a, fc = f c[t-1].   i(1-i) a = ia - ia i, and so on.
+    """
+    parts = [g.mul(v, g.sub(1.0, gate)) for v, gate in ((ia, i), (h, o), (fc, f))]
+    return g.sub(o, g.mul(h, t)), g.concat([*parts, g.sub(i, g.mul(ia, a))], 2)
 
 
 def _backwards(
@@ -106,7 +111,7 @@ def _backwards(
 
 
 def _again(g: GraphBuilder, d: Direction) -> tuple[Value, ...]:
-    """The gates i, o, f, a and the cell of all steps, which the operator does not give out, from its output."""
+    """What LSTMSteps keeps of all steps, t, i, o, f, a, ia and fc, from the operator's output."""
     units = static(d.r, 1)
     bias = None if d.wb is None else g.add(d.wb, d.rb)
     through_x = g.gemm(as_rows(g, d.x), d.w, bias, transB=1)
@@ -114,14 +119,16 @@ def _again(g: GraphBuilder, d: Direction) -> tuple[Value, ...]:
     gates, a = g.ops("Split", z, g.constant([3 * units, units]), outputs=2, axis=2)
     a = g.op("Tanh", a)
     i, o, f = g.ops("Split", g.op("Sigmoid", gates), outputs=3, axis=2, num_outputs=3)
-    _, (c,) = scan(g, _next_cell, d.states[1:], [f, g.mul(i, a)])
-    return i, o, f, a, c
+    ia = g.mul(i, a)
+    _, (fc, c) = scan(g, _next_cell, d.states[1:], [f, ia])
+    return g.op("Tanh", c), i, o, f, a, ia, fc
 
 
 def _next_cell(b: GraphBuilder, state: Any, element: Any) -> Any:
     """c[t] = f c[t-1] + i a"""
-    c = b.add(b.mul(state[0], element[0]), element[1])
-    return [c], [c]
+    fc = b.mul(state[0], element[0])
+    c = b.add(fc, element[1])
+    return [c], [fc, c]
 
 
 def keeps_steps(node: ir.Node) -> bool:
@@ -147,8 +154,12 @@ def lstm_that_keeps(g: GraphBuilder, node: ir.Node, inputs: Sequence[MaybeValue]
         wd, rd, bd, *states = (None if v is None else part(g, v, d) for v in (w, r, b, h0, c0))
         if None in states and zero is None:
             zero = zeros(g, g.concat([g.op("Shape", x, start=1, end=2), np.array([units])], 0), x)
-        bias = None if bd is None else g.add(*g.ops("Split", bd, outputs=2, axis=0, num_outputs=2))
-        z = as_steps(g, g.gemm(as_rows(g, xd), wd, bias, transB=1), x)
+        xd = as_rows(g, xd)
+        if bd is not None:  # a column of ones multiplies it: as a bias, ONNX Runtime would first copy it to every row
+            bias = g.add(*g.ops("Split", bd, outputs=2, axis=0, num_outputs=2))
+            xd = g.op("Pad", xd, np.array([0, 0, 0, 1]), g.cast_like(1.0, xd))
+            wd = g.concat([wd, g.unsqueeze(bias, [1])], 1)
+        z = as_steps(g, g.gemm(xd, wd, transB=1), x)
         y, h, c, *_ = LSTMSteps(g, z, rd, *(s or zero for s in states))
         found.append([flipped(g, node, y) if reverse or d == 1 else y, h, c])
     ys, hs, cs = zip(*found, strict=True)

@@ -85,7 +85,11 @@ def stepwise(g: GraphBuilder, *inputs: MaybeValue, node: ir.Node) -> tuple[Value
 
 
 def part(g: GraphBuilder, v: MaybeValue, d: int) -> Any:
-    return None if v is None else g.squeeze(g.slice(v, [d], [d + 1], [0]), [0])
+    """Direction `d` of a weight, a bias or a state."""
+    if v is None:
+        return None
+    one = v.shape is not None and v.shape[0] == 1
+    return g.squeeze(v if one else g.slice(v, [d], [d + 1], [0]), [0])
 
 
 def _within(g: GraphBuilder, x: ir.Value, lengths: ir.Value) -> Value:
