@@ -89,6 +89,7 @@ class OrtEngine:
             if self._blocks and not lean:
                 data = as_the_engine_opens(data, provider)
             options = {"threads": threads, "provider": provider, "tidy": True, "lean": lean, "profile": profile}
+            options["awake"] = len(named) == 1  # several would wait on each other's cores
             program.session = self._open(data, **options)
         self.sums = {name: sums for program in self._programs.values() for name, sums in program.sums.items()}
         self._last = program
