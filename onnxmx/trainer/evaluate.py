@@ -77,7 +77,7 @@ class Evaluator:
         provider: str = "cpu",
         live: bool = False,
     ) -> None:
-        self._objective = Objective.of(losses.get(loss), outputs_of(model), specs_of(data), measure)
+        self._objective = Objective.of(losses.get(loss), outputs_of(model), specs_of(data.labels), measure)
         self._batch = _fixed_batch(model)
         graph = _with_parameters_as_inputs(model) if live else model.to_bytes()
         self._model = open_session(graph, threads=threads, provider=provider)
@@ -141,7 +141,7 @@ def fit_data(model: Model, data: Dataset, loss: LossLike) -> Dataset:
     Raises DataError where they do not fit.
     """
     data = fit_inputs(model, data)
-    outputs, found = outputs_of(model), specs_of(data)
+    outputs, found = outputs_of(model), specs_of(data.labels)
     objective = Objective.of(
         losses.get(loss), outputs, found, measure=[] if isinstance(losses.get(loss), Loss) else None
     )
@@ -158,11 +158,10 @@ def fit_data(model: Model, data: Dataset, loss: LossLike) -> Dataset:
     return data
 
 
-def specs_of(data: Dataset) -> dict[str, Spec]:
-    """What the labels of a dataset are, by name."""
+def specs_of(labels: Mapping[str, Array]) -> dict[str, Spec]:
+    """What labels are, samples first, by name."""
     return {
-        name: Spec(("batch", *array.shape[1:]), ir.DataType.from_numpy(array.dtype))
-        for name, array in data.labels.items()
+        name: Spec(("batch", *array.shape[1:]), ir.DataType.from_numpy(array.dtype)) for name, array in labels.items()
     }
 
 

@@ -82,7 +82,7 @@ def find_lr(
     grow = Custom(lambda t: t.builder.exp(t * slope + math.log(low)))
     data = fit_data(model, data, loss)
     made = dataclasses.replace(Adam() if optimizer is None else optimizer, lr=grow)
-    trainer = Trainer(model, loss=loss, optimizer=made, seed=seed, total=steps, labels=specs_of(data), **options)
+    trainer = Trainer(model, loss=loss, optimizer=made, seed=seed, total=steps, labels=specs_of(data.labels), **options)
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
@@ -148,7 +148,7 @@ def find_batch_size(
     if largest < 1 or seconds <= 0:
         raise UsageError(f"find_batch_size expected largest >= 1 and seconds > 0; found {largest}, {seconds}")
     data = fit_data(model, data, loss)
-    trainer = Trainer(model, loss=loss, seed=seed, labels=specs_of(data), **options)
+    trainer = Trainer(model, loss=loss, seed=seed, labels=specs_of(data.labels), **options)
     limit = _peak() + 0.9 * _free() if memory_bytes is None else float(memory_bytes)
     sizes: list[int] = []
     speeds: list[float] = []

@@ -91,7 +91,7 @@ def _begin(
         mix=plan.mix,
         teach=plan.teach,
         precision=plan.precision,
-        labels=specs_of(data),
+        labels=specs_of(data.labels),
         differentiator=ENGINES[plan.engine].differentiator(),
         tune=plan.tuner(notes() if progress else lambda _: None),
         provider=plan.provider,

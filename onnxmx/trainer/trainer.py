@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model
@@ -17,6 +18,7 @@ from onnxmx.trainer import losses, state
 from onnxmx.trainer.averages import Average
 from onnxmx.trainer.clipping import Transform
 from onnxmx.trainer.data import Dataset
+from onnxmx.trainer.data.dataset import check_finite
 from onnxmx.trainer.engine import ENGINES, OrtEngine
 from onnxmx.trainer.evaluate import Evaluator, Figures, fit_data, specs_of
 from onnxmx.trainer.losses import LossLike, Specs
@@ -133,20 +135,35 @@ class Trainer:
         averages = {name: f"{prefix}.{name}" for name in model.parameters()} if prefix else {}
         self._weights = {name: averages[name] if averages.get(name) in state else name for name in model.parameters()}
         self._evaluator: Evaluator | None = None
+        self._objective: tuple[Objective, dict[str, ir.Value]] | None = None
 
     def step(self, batch: dict[str, Array]) -> dict[str, float]:
         """One update.
 
         batch: an array for each input and label, samples first, in the types that the step takes.
         Returns loss, metrics that are one number, grad_norm before clipping, and lr.
-        Raises DataError where the batch does not fit.
+        Raises DataError where the batch does not fit, or holds what a dataset may not: a number that is not finite, a
+        label that the loss does not take.
         """
         if not isinstance(batch, dict):
             raise DataError(
                 f"a step expected arrays by name; found {type(batch).__name__}",
                 mend='For example {"image": x, "label": y}: the inputs and labels of the step.',
             )
+        self.engine.check(batch)
+        self._check_values(batch)
         return self.engine.step(batch)
+
+    def _check_values(self, batch: Mapping[str, Array]) -> None:
+        """What `fit` checks of a whole dataset before its first step."""
+        for name, array in batch.items():
+            check_finite("the batch", name, array)
+        labels = {name: array for name, array in batch.items() if name not in self._model.inputs}
+        if self._objective is None:
+            outputs = outputs_of(self._model)
+            self._objective = Objective.of(losses.get(self._loss), outputs, specs_of(labels), self._measure), outputs
+        objective, outputs = self._objective
+        objective.check(labels, outputs)
 
     @property
     def updates(self) -> int:
@@ -182,7 +199,7 @@ class Trainer:
 
         data: what it trains on.   validated: whether there are measures of validation data.
         """
-        objective = Objective.of(losses.get(self._loss), outputs_of(self._model), specs_of(data), self._measure)
+        objective = Objective.of(losses.get(self._loss), outputs_of(self._model), specs_of(data.labels), self._measure)
         name, larger = objective.best_by
         criterion = (f"validation_{name}", 1 if larger else -1) if validated else ("loss", -1)
         return Figures(objective, {name: total.shape for name, total in self.engine.sums.items()}), criterion

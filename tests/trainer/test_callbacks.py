@@ -74,6 +74,29 @@ def test_a_batch_that_does_not_fit() -> None:
         mx.Trainer(blob_net(), threads=1).step({"x": np.zeros((2, 4)), "label": np.zeros(2, np.int64)})
 
 
+@pytest.mark.parametrize(
+    ("x", "label", "says"),
+    [
+        (math.nan, 0, "expected finite float32 values in 'x'; found nan in sample 2"),
+        (-math.inf, 0, "found -inf in sample 2"),
+        (0.0, 99, r"softmax_cross_entropy expected 'label' to be in \[0, 3\), one of 3 classes; found 99 in sample 2"),
+        (0.0, -1, "found -1 in sample 2"),
+    ],
+)
+def test_a_step_refuses_the_values_that_fit_refuses(x: float, label: int, says: str) -> None:
+    """And the state stays as it was."""
+    trainer = mx.Trainer(blob_net(), threads=1)
+    xs, labels = np.zeros((4, 4), np.float32), np.zeros(4, np.int64)
+    xs[2, 1], labels[2] = x, label
+    for run in (
+        lambda: trainer.step({"x": xs, "label": labels}),
+        lambda: mx.fit(blob_net(), mx.data.Dataset.from_arrays(xs, labels), **QUICK),
+    ):
+        with pytest.raises(DataError, match=says):
+            run()
+    assert trainer.updates == 0
+
+
 # --- moments
 class Notes(mx.Callback):
     """Writes down each moment."""

@@ -254,18 +254,7 @@ class Dataset:
                 f"{self._here} expected numbers in {key!r}; found {array.dtype}",
                 mend="Convert it first; class names become integers that count from 0.",
             )
-        if array.dtype.kind != "f":
-            return
-        for start, block in _blocks(array):
-            with np.errstate(over="ignore"):  # A float64 beyond float32 turns into infinity: found on the next line.
-                bad = ~np.isfinite(block.astype(np.float32, copy=False))
-            if bad.any():
-                row = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
-                raise DataError(
-                    f"{self._here} expected finite float32 values in {key!r}; "
-                    f"found {block[row][bad[row]].flat[0]} in sample {start + row}",
-                    mend="Repair or drop that sample.",
-                )
+        check_finite(self._here, key, array)
 
     def _check_range(self, key: str, array: Array, count: int) -> None:
         if array.dtype.kind not in "biu":
@@ -277,6 +266,22 @@ class Dataset:
                 f"{self._here} expected {key!r} in [0, {count}), one of {count} classes; "
                 f"found {array[row][bad[row]].flat[0]} in sample {row}",
                 mend="Number the classes from 0, or name as many classes as there are.",
+            )
+
+
+def check_finite(where: str, key: str, array: Array) -> None:
+    """Raises DataError where floats, samples first, are not all finite as float32. where: what holds them, in words."""
+    if array.dtype.kind != "f" or not array.size:
+        return
+    for start, block in _blocks(array):
+        with np.errstate(over="ignore"):  # A float64 beyond float32 turns into infinity: found on the next line.
+            bad = ~np.isfinite(block.astype(np.float32, copy=False))
+        if bad.any():
+            row = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
+            raise DataError(
+                f"{where} expected finite float32 values in {key!r}; "
+                f"found {block[row][bad[row]].flat[0]} in sample {start + row}",
+                mend="Repair or drop that sample.",
             )
 
 
