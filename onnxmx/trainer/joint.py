@@ -56,7 +56,7 @@ class Joint:
         engine.step(batch, "generator")
 
     updates: an optimizer, or an mx.Update with clipping and averages, for each model that a step trains. A model
-    without one stays as it is.
+    without one stays as it is, frozen: its batch normalization takes the running statistics.
     """
 
     def __init__(self, models: Mapping[str, Model], updates: Mapping[str, Update | Optimizer]) -> None:
@@ -132,6 +132,12 @@ class Joint:
         """
         return with_state(self.models[self._known(name)], f"{name}.", state, self._average(name, average))
 
+    def frozen(self, name: str) -> frozenset[str]:
+        """The parameters of a model that no step changes though it could: of a model without an update, all."""
+        model = self.models[self._known(name)]
+        learned = model.trainable if name in self._updates else ()
+        return frozenset(model.parameters()) - {*learned, *statistics_of(model)}
+
     def _average(self, name: str, wanted: bool | None) -> str:
         """What the names of a model's averages begin with, or "" where they are not to be used."""
         update = self._updates.get(name)
@@ -174,7 +180,7 @@ class Nets:
     def __init__(self, g: GraphBuilder, joint: Joint, states: Mapping[str, Value]) -> None:
         self.g, self._joint, self._states = g, joint, states
         self._trainings = {
-            name: Training(states["seed"], states["step"], streams=k * _STREAMS_OF_A_MODEL, frozen=_frozen(model))
+            name: Training(states["seed"], states["step"], streams=k * _STREAMS_OF_A_MODEL, frozen=joint.frozen(name))
             for k, (name, model) in enumerate(joint.models.items())
         }
         self._draws = 0
@@ -182,7 +188,8 @@ class Nets:
     def __call__(self, model: str, *inputs: ir.Value, training: bool = True, average: bool = False) -> Any:
         """A model's output, or several by name. inputs: in the order of the model's.
 
-        training: in the training form, with dropout and the batch's own statistics; else as the model infers.
+        training: in the training form, with dropout and, where it is not frozen, batch normalization by the batch's own
+        statistics; else as the model infers.
         average: with the average of the weights, as the model infers: a target network.
         """
         net = self._joint.models[self._joint._known(model)]
@@ -230,11 +237,6 @@ class Nets:
         self._draws += 2
         drawn: Value = of(g, zeros, self._states["seed"], self._states["step"], stream=stream)
         return drawn
-
-
-def _frozen(model: Model) -> frozenset[str]:
-    """The parameters that training leaves alone though it could change them."""
-    return frozenset(model.parameters()) - {*model.trainable, *statistics_of(model)}
 
 
 def with_state(model: Model, prefix: str, state: Mapping[str, Array], average: str = "") -> Model:

@@ -154,6 +154,32 @@ def test_random_numbers_differ_from_step_to_step_and_are_what_they_say() -> None
         assert 1 - 1e-3 < found["high"] < 1
 
 
+@pytest.mark.parametrize(("frozen", "updated"), [("norm.*", True), ("conv.*", False)], ids=["parts", "no_update"])
+def test_a_frozen_batch_norm_normalizes_by_its_running_statistics(frozen: str, updated: bool) -> None:
+    """What it gives in a step is what the model infers, and the step leaves its statistics alone."""
+    layers = L.Sequential(L.Conv1D(4, 3, name="conv"), L.BatchNorm(name="norm"), L.Activation("tanh"))
+    body = layers.build(x=("batch", 2, 6)).freeze(frozen)
+    statistics = {"norm.running_mean": np.full(4, 0.3, np.float32), "norm.running_var": np.full(4, 2.5, np.float32)}
+    body = body.with_parameters(statistics)
+    x = np.random.default_rng(0).normal(3, 2, (5, 2, 6)).astype(np.float32)
+    head = L.Dense(1).build(h=("batch", 4, 4))
+
+    def loss(nets: Nets, batch: Values) -> Any:
+        features = nets("body", batch["x"])
+        away = nets.g.reduce_mean(features - batch["features"], keepdims=False)
+        return nets.g.reduce_mean(nets("head", features) + features, keepdims=False), {"away": away}
+
+    trained = "body" if updated else "head"
+    nets = mx.Joint({"body": body, "head": head}, {trained: mx.SGD(0.1)})
+    specs = {"x": Spec(("batch", 2, 6), ir.DataType.FLOAT), "features": Spec(("batch", 4, 4), ir.DataType.FLOAT)}
+    engine = nets.start({"step": nets.step(trained, loss, batch=specs)}, threads=1)
+    assert abs(engine.step({"x": x, "features": body(x)}, "step")["away"]) < 1e-6
+    after = engine.state()
+    for name, array in statistics.items():
+        np.testing.assert_array_equal(after[f"body.{name}"], array)
+    assert np.array_equal(after["body.conv.weight"], body.parameters()["conv.weight"]) == (not updated)
+
+
 def test_what_does_not_fit_together() -> None:
     nets = pair()
     with pytest.raises(UsageError, match="no model named 'makr'"):
