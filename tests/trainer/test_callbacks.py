@@ -15,11 +15,8 @@ import onnxmx as mx
 from onnxmx.errors import CheckpointError, DataError, UsageError
 from onnxmx.trainer.data import Loader
 from onnxmx.trainer.loop import Loop, Run
-from tests.trainer.nets import blob_net, blobs
-from tests.trainer.test_loop import counter_run, state_of
-
-TRAIN, TEST = blobs(90), blobs(31, seed=1)
-QUICK: dict[str, Any] = {"epochs": 3, "batch_size": 16, "progress": False, "threads": 1}
+from tests.trainer.nets import blob_net
+from tests.trainer.runs import QUICK, TEST, TRAIN, counter_run, state_of
 
 
 # --- a step by hand

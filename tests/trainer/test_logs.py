@@ -16,11 +16,10 @@ import onnxmx as mx
 from onnxmx.errors import MissingExtraError, UsageError
 from onnxmx.trainer.curves import draw_curves
 from onnxmx.trainer.loop import Loop
-from tests.trainer.nets import blob_net, blobs
-from tests.trainer.test_loop import lines
+from tests.trainer.nets import blob_net
+from tests.trainer.runs import QUICK, TEST, TRAIN, lines
 
-TRAIN, TEST = blobs(90), blobs(31, seed=1)
-QUICK: dict[str, Any] = {"epochs": 3, "batch_size": 16, "progress": False, "threads": 1, "log_every": 2}
+OFTEN = QUICK | {"log_every": 2}
 
 
 class Stop(mx.Callback):
@@ -36,7 +35,7 @@ class Stop(mx.Callback):
 
 def test_a_table_of_the_epochs(tmp_path: Path) -> None:
     out = tmp_path / "r"
-    mx.fit(blob_net(), TRAIN, validation=TEST, out=out, logs=["csv"], callbacks=[Stop(14)], **QUICK)
+    mx.fit(blob_net(), TRAIN, validation=TEST, out=out, logs=["csv"], callbacks=[Stop(14)], **OFTEN)
     history = mx.resume(out, TRAIN, validation=TEST, logs=["csv"], progress=False).history
     rows = list(csv.DictReader(io.StringIO((out / "metrics.csv").read_text())))
     assert [{name: float(value) for name, value in row.items()} for row in rows] == history
@@ -64,7 +63,7 @@ def events(folder: Path) -> tuple[dict[tuple[str, int], float], list[int]]:
 def test_events_of_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     out = tmp_path / "r"
-    mx.fit(blob_net(), TRAIN, validation=TEST, out=out, logs=["tensorboard"], callbacks=[Stop(9)], **QUICK)
+    mx.fit(blob_net(), TRAIN, validation=TEST, out=out, logs=["tensorboard"], callbacks=[Stop(9)], **OFTEN)
     (out / "checkpoints" / "step-9.safetensors").unlink()  # as if it had been killed there
     mx.resume(out, TRAIN, validation=TEST, logs=["tensorboard"], log_every=2, progress=False)
     expected: dict[tuple[str, int], float] = {}
@@ -82,7 +81,7 @@ def test_events_of_tensorboard(tmp_path: Path) -> None:
 def test_curves(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     out = tmp_path / "r"
-    mx.fit(blob_net(), TRAIN, validation=TEST, out=out, logs=["curves"], **QUICK)
+    mx.fit(blob_net(), TRAIN, validation=TEST, out=out, logs=["curves"], **OFTEN)
     assert (out / "curves.png").read_bytes() == draw_curves(lines(out / "metrics.jsonl"), 6)
     width, height = size_of((out / "curves.png").read_bytes())
     assert width > 1000  # loss, accuracy and grad_norm beside each other
@@ -110,7 +109,7 @@ def size_of(png: bytes) -> tuple[int, int]:
 def test_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, module: str, text: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=text):
-        mx.fit(blob_net(), TRAIN, out=tmp_path / "r", logs=[log], **QUICK)
+        mx.fit(blob_net(), TRAIN, out=tmp_path / "r", logs=[log], **OFTEN)
     assert not (tmp_path / "r").exists()
 
 
@@ -124,4 +123,4 @@ def test_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lo
 )
 def test_bad_logs(logs: Any, text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        mx.fit(blob_net(), TRAIN, logs=logs, **QUICK)
+        mx.fit(blob_net(), TRAIN, logs=logs, **OFTEN)

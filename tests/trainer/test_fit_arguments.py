@@ -1,0 +1,150 @@
+"""What `fit` is given: data, options and folders that it takes, and what it says of those that it cannot."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnxmx as mx
+from onnxmx import layers as L
+from onnxmx.builder.ops import FLOAT
+from onnxmx.errors import (
+    CheckpointError,
+    DataError,
+    GradientError,
+    OnnxmxError,
+    ShapeError,
+    UsageError,
+)
+from onnxmx.trainer.data import Dataset
+from onnxmx.trainer.evaluate import evaluate
+from onnxmx.trainer.plan import Plan
+from tests.trainer.nets import blob_net
+from tests.trainer.runs import QUICK, TEST, TRAIN, state_of
+
+FOREIGN = Dataset.from_arrays(np.zeros((8, 4), np.float32), np.arange(8), classes=[str(k) for k in range(8)])
+X = np.zeros((8, 4), np.float32)
+
+
+def data(labels: Any, **options: Any) -> Dataset:
+    return Dataset.from_arrays(X, np.asarray(labels), **options)
+
+
+BAD: list[tuple[Any, Dataset, dict[str, Any], type[Exception], str]] = [
+    (blob_net, FOREIGN, {}, DataError, r"\[0, 3\)"),
+    (blob_net, data(np.arange(8)), {}, DataError, r"\[0, 3\)"),  # no classes named, and out of range all the same
+    (blob_net, data(np.zeros(8)), {}, DataError,
+     r"softmax_cross_entropy expected labels of int64 \(batch,\).*; found 'label' of float32 \(batch,\)"),
+    (blob_net, data(np.zeros(8, np.int64)), {"loss": "mean_squared_error"}, DataError, r"float32 \(batch, 3\)"),
+    (blob_net, data(np.zeros((8, 2), np.int64)), {}, DataError, r"found 'label' of int64 \(batch, 2\)"),
+    (blob_net, Dataset.from_arrays(X[:, :3], np.zeros(8, np.int64)), {}, DataError,
+     r"expected samples of shape \(4,\); found \(3,\)"),
+    (blob_net, Dataset.from_arrays(X), {}, DataError, "expected one label"),
+    (blob_net, Dataset.from_arrays({"a": X, "b": X}, np.zeros(8, np.int64)), {}, DataError,
+     r"expected the inputs \['x'\]; found \['a', 'b'\]"),
+    (lambda: mx.build(lambda x: x.builder.cast(x, FLOAT) * 1.0, x=mx.Input(("batch", 4), "int64")),
+     data(np.zeros(8, np.int64)), {}, DataError, "input 'x' expected int64; found float32"),
+    (lambda: mx.build(lambda x: L.Dense(3)(x.builder.reshape(x, [1, 1])), x=()),
+     Dataset.from_arrays(np.zeros(8, np.float32), np.zeros(8, np.int64)), {}, DataError, "samples; found a scalar"),
+    (lambda: L.Dense(3).build(x=(5, 4)), data(np.zeros(8, np.int64)), {}, DataError, r"x float32 \(5, 4\)"),
+    (lambda: mx.build(lambda x: {"a": L.Dense(3)(x), "b": L.Dense(2)(x)}, x=("batch", 4)),
+     data(np.zeros(8, np.int64)), {}, ShapeError, "one output"),
+    (lambda: L.Activation("relu").build(x=("batch", 4)), data(np.zeros(8, np.int64)), {}, GradientError,
+     "no trainable parameter"),
+    (blob_net, TRAIN, {"optimizer": mx.SGD(lr=mx.WarmupCosine(0.1, warmup=999))}, UsageError, "no longer than its 18"),
+    (blob_net, TRAIN, {"provider": "tpu"}, UsageError, "provider"),
+    (blob_net, TRAIN, {"epoch": 3}, TypeError, "unexpected keyword argument 'epoch'"),
+    (blob_net, TRAIN, {"epochs": 0}, UsageError, "epochs expected"),
+    (blob_net, TRAIN, {"validation": FOREIGN}, DataError, r"\[0, 3\)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "given", "options", "error", "text"), BAD)
+def test_what_cannot_be_trained_leaves_no_file(
+    tmp_path: Path, make: Any, given: Dataset, options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        mx.fit(make(), given, out=tmp_path / "r", **QUICK | options)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path) -> None:
+    mx.fit(blob_net(), TRAIN, out=tmp_path / "r", **QUICK)
+    before = state_of(tmp_path / "r")
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        mx.fit(blob_net(), TRAIN, out=tmp_path / "r", **QUICK)
+    assert state_of(tmp_path / "r") == before
+
+
+def test_a_folder_with_a_model_of_the_users_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"mine")
+    with pytest.raises(CheckpointError, match=r"holds a run already: model\.onnx"):
+        mx.fit(blob_net(), TRAIN, out=tmp_path, **QUICK)
+    assert state_of(tmp_path) == {"model.onnx": b"mine"}
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OnnxmxError, match="cannot write"):
+        mx.fit(blob_net(), TRAIN, out=tmp_path / "file" / "r", **QUICK)
+
+
+def test_fixed_batches_that_divide_the_data() -> None:
+    run = mx.fit(L.Dense(3).build(x=(15, 4)), TRAIN, validation=TRAIN, **QUICK | {"batch_size": 15})
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+    with pytest.raises(DataError, match="batches of exactly 15 samples; found 31"):
+        evaluate(run.model, TEST)
+
+
+ARRAY = np.zeros((8, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"model": L.Dense(3)}, "a model; found Dense\n  Build a layer first"),
+        ({"data": ARRAY}, r"a dataset; found ndarray\n  Make one of arrays: mx\.data\.Dataset\.from_arrays"),
+        ({"validation": ARRAY}, "validation data; found ndarray"),
+        ({"optimizer": "adam"}, r"an optimizer; found 'adam'\n  For example mx\.Adam"),
+        ({"optimizer": mx.Adam}, r"an optimizer; found the class Adam\n  For example mx\.Adam"),
+        ({"callbacks": mx.Callback()}, r"callbacks expected a list"),
+        ({"callbacks": ["csv"]}, r"objects of mx\.Callback; found 'csv'"),
+        ({"callbacks": [mx.EarlyStopping]}, r"found <class (.|\n)*Such as EarlyStopping\(\)"),
+        ({"callbacks": [mx.Callback()]}, r"a moment of mx\.Callback; found none\n  They are called begin, step"),
+        ({"clip": 1.0}, r"a clipping or a list of them; found 1.0\n  For example mx\.clip_global_norm"),
+        ({"epochs": 1.5}, "epochs expected an integer of at least 1; found 1.5"),
+        ({"seed": "1"}, "seed expected an integer of at least 0; found '1'"),
+        ({"threads": True}, "threads expected an integer of at least 1; found True"),
+        ({"checkpoint_s": "often"}, "checkpoint_s expected a number of at least 0; found 'often'"),
+    ],
+)
+def test_what_is_easily_given_instead(arguments: dict[str, Any], text: str) -> None:
+    model, given = arguments.pop("model", None) or blob_net(), arguments.pop("data", TRAIN)
+    with pytest.raises(UsageError, match=text):
+        mx.fit(model, given, **arguments)
+
+
+def test_what_is_easily_given_to_evaluate() -> None:
+    with pytest.raises(UsageError, match=r"evaluate expected a model; found str\n  .*mx\.load"):
+        evaluate("model.onnx", TEST)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="evaluate expected a dataset; found ndarray"):
+        evaluate(blob_net(), ARRAY)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_will_do(tmp_path: Path) -> None:
+    counts = {"epochs": np.int64(1), "batch_size": np.int32(16), "seed": np.uint8(1), "checkpoint_s": np.float32(0)}
+    mx.fit(blob_net(), TRAIN, optimizer=mx.Adam(lr=np.float32(0.1)), out=tmp_path / "r", progress=False, **counts)
+
+
+def test_fit_shows_every_option_with_its_default_and_what_it_is() -> None:
+    shown = inspect.signature(mx.fit).parameters
+    for field in fields(Plan):
+        assert shown[field.name].default == field.default
+    for name in shown:
+        assert re.search(rf"\b{name}\b", inspect.getdoc(mx.fit) or ""), name
