@@ -1,7 +1,7 @@
 """Files of other makers, brought into the form that onnxmx writes: opset 20, weights as initializers, inference form.
 
 Each step below takes one habit of an exporter: old opsets, weights among the inputs, BatchNormalization and Dropout in
-their training form, functions, sizes written as 0, -1 or "?", shapes that are stale or missing.
+their training form, functions, layout=1, sizes written as 0, -1 or "?", shapes that are stale or missing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import onnx.inliner
 import onnx.version_converter
 import onnx_ir as ir
 
+from onnxmx.builder import batch_first
 from onnxmx.builder.functions import KEPT
 from onnxmx.builder.guard import graphs, nodes
 from onnxmx.builder.inference import IR_VERSION, OPSET
@@ -44,6 +45,8 @@ def normalize(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
     kept = [n for n in names if n[0] == _OWN or (version == OPSET and n in KEPT)]
     if len(kept) < len(names):
         proto = onnx.inliner.inline_selected_functions(proto, kept, exclude=True)
+    for graph in list(graphs(proto)):
+        batch_first.rewrite(graph)
     _check_form(proto, what)
     if version != OPSET:
         proto = _convert(proto, version, what)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import onnx_ir as ir
 
-from onnxmx.builder import inference
+from onnxmx.builder import batch_first, inference
 from onnxmx.builder import init as initializers
 from onnxmx.builder.graft import value_names
 from onnxmx.builder.inference import IR_VERSION, OPSET, InputTypes
@@ -199,6 +199,8 @@ class GraphBuilder(Scopes, Ops):
             made = other(self, inputs, attributes)
             if made is not None:
                 return (made,)
+        if attributes.get("layout") and op_type in batch_first.RECURRENT:
+            return batch_first.time_major(self, op_type, inputs, attributes, outputs)
         try:
             inference.schema(op_type)
         except GraphError as error:

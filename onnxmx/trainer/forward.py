@@ -21,7 +21,6 @@ from onnxmx.builder.model import Model
 from onnxmx.errors import GraphError
 from onnxmx.trainer.autodiff.registry import is_users_own
 from onnxmx.trainer.autodiff.rules.lstm import keeps_steps, lstm_that_keeps
-from onnxmx.trainer.autodiff.rules.recurrence import time_major
 from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout
 from onnxmx.trainer.precision import PRECISIONS, Precision
 from onnxmx.trainer.qat import observe
@@ -300,13 +299,9 @@ def _batch_norm(
     return [y]
 
 
-def _recurrent(
-    g: GraphBuilder, training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]
-) -> Sequence[ir.Value]:
-    """ONNX Runtime's CPU kernels refuse a batch that comes first, and its LSTM does not say what a gradient reads."""
-    if node.attributes.get_int("layout", 0):
-        return time_major(g, *inputs, node=node)
-    if node.op_type == "LSTM" and training.rules and keeps_steps(node):
+def _lstm(g: GraphBuilder, training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value]:
+    """ONNX Runtime's LSTM does not say what a gradient reads."""
+    if training.rules and keeps_steps(node):
         return lstm_that_keeps(g, node, inputs)
     return g.copy(node, inputs)
 
@@ -315,7 +310,7 @@ _REWRITES: dict[str, Rewrite] = {
     "Dropout": _dropout,
     "BatchNormalization": _batch_norm,
     "QuantizeLinear": observe,
-    **dict.fromkeys(("RNN", "LSTM", "GRU"), _recurrent),
+    "LSTM": _lstm,
 }
 REWRITTEN = frozenset(_REWRITES)
 """The operators that compute something else in training."""

@@ -300,6 +300,75 @@ def test_training_mode_is_left() -> None:
         from_bytes(file(14, nodes[:1] + nodes[2:] + nodes[1:2], ["n", 3], weights).SerializeToString())
 
 
+def recurrent_file(operator: str, layout: int, outputs: Sequence[str], units: int = 4) -> onnx.ModelProto:
+    """Two directions and every input but peepholes; the states are inputs of the model."""
+    gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[operator]
+    random = np.random.default_rng(3)
+    shapes = {"w": (2, gates * units, 3), "r": (2, gates * units, units), "b": (2, 2 * gates * units)}
+    weights = {name: random.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
+    states = ["h0", "c0"][: 1 + (operator == "LSTM")]
+    call = node(
+        operator,
+        ["x", "w", "r", "b", "lengths", *states],
+        outputs,
+        hidden_size=units,
+        direction="bidirectional",
+        **({"layout": layout} if layout else {}),
+    )
+    proto = file(14, [call], ["n", "t", 3], weights)
+    proto.graph.input.append(port("lengths", ["n"], TensorProto.INT32))
+    proto.graph.input.extend(port(name, ["n", 2, units] if layout else [2, "n", units]) for name in states)
+    del proto.graph.output[:]
+    proto.graph.output.extend(port(name, None) for name in outputs if name)
+    return proto
+
+
+@pytest.mark.parametrize("operator", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("outputs", [["y", "h"], ["", "h"], ["y"]], ids=str)
+def test_a_batch_that_comes_first(operator: str, outputs: list[str]) -> None:
+    """layout=1 runs on a CPU, and gives what ONNX Runtime does of layout=0 with the axes changed by hand."""
+    outputs = [*outputs, "c"] if operator == "LSTM" and len(outputs) > 1 else outputs
+    random = np.random.default_rng(5)
+    feeds = {
+        "x": random.normal(size=(3, 5, 3)),
+        "h0": random.normal(size=(3, 2, 4)),
+        "c0": random.normal(size=(3, 2, 4)),
+    }
+    feeds = {name: a.astype(np.float32) for name, a in feeds.items() if operator == "LSTM" or name != "c0"}
+    lengths = np.array([5, 2, 4], np.int32)
+    proto = recurrent_file(operator, 0, outputs)
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    names = [o.name for o in session.get_outputs()]
+    expected = session.run(names, {name: a.swapaxes(0, 1) for name, a in feeds.items()} | {"lengths": lengths})
+
+    model = from_bytes(recurrent_file(operator, 1, outputs).SerializeToString())
+    found = model(**feeds, lengths=lengths)
+    found = found if isinstance(found, dict) else {names[0]: found}
+    for name, array in zip(names, expected, strict=True):
+        moved = np.moveaxis(array, 2, 0) if name == "y" else array.swapaxes(0, 1)
+        np.testing.assert_array_equal(found[name], moved, err_msg=name)
+    assert model.trainable == ["w", "r", "b"]
+    assert model.outputs[names[0]].shape[0] == "n"
+
+
+def test_a_batch_that_comes_first_in_branches_and_functions() -> None:
+    """What is called or chosen is rewritten too."""
+    call = node("GRU", ["x", "w", "r"], ["", "h"], hidden_size=4, layout=1)
+    branch = helper.make_graph([call], "branch", [], [port("h", None)])
+    chosen = [node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)]
+    weights = {"w": array(1, 12, 3), "r": array(1, 12, 4)}
+    plain = file(20, [node("GRU", ["x", "w", "r"], ["", "y"], hidden_size=4, layout=1)], ["n", "t", 3], weights)
+    inside = file(20, chosen, ["n", "t", 3], weights | {"yes": np.array(True)})
+    called = file(20, [helper.make_node("Own", ["x", "w", "r"], ["y"], domain="own")], ["n", "t", 3], weights)
+    called.opset_import.append(helper.make_opsetid("own", 1))
+    own = helper.make_function("own", "Own", ["x", "w", "r"], ["h"], [call], [helper.make_opsetid("", 20)])
+    called.functions.append(own)
+    x = array(2, 5, 3)
+    expected = from_bytes(plain.SerializeToString())(x)
+    for proto in (inside, called):
+        np.testing.assert_array_equal(from_bytes(proto.SerializeToString())(x), expected)
+
+
 def test_what_cannot_be_converted_is_named() -> None:
     proto = file(23, [node("RMSNormalization", ["x", "w"], ["y"])], ["n", 3], {"w": array(3)}, ir=10)
     with pytest.raises(ModelFileError, match=r"opset 23 .* found RMSNormalization that cannot"):

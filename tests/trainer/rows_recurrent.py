@@ -39,7 +39,7 @@ def recurrent(
         return g.concat([g.reshape(ys[k], [-1]) for k in read], 0)
 
     label = f"{direction}{lengths}{bias}{initial}{peepholes}{read}{time}{attributes}"
-    return Case(operator, tuple(shapes), make=make, label=label, runtime=not attributes.get("layout"))
+    return Case(operator, tuple(shapes), make=make, label=label)
 
 
 CASES = [

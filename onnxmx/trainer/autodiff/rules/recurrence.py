@@ -1,4 +1,4 @@
-"""RNN, LSTM and GRU written as others: as a Scan of their equations, and time-major.
+"""RNN, LSTM and GRU as a Scan of their equations.
 
 The rules in recurrent.py, lstm.py and gru.py are quicker, and cover what models use; this covers all of the rest.
 """
@@ -37,16 +37,6 @@ _ACTIVATIONS: dict[str, tuple[Callable[..., Any], float | None, float | None]] =
     "affine": (lambda g, x, a, b: g.add(g.mul(x, a), b), 1.0, 0.0),
     "scaledtanh": (lambda g, x, a, b: g.mul(g.op("Tanh", g.mul(x, b)), a), 1.0, 1.0),
 }
-
-
-def time_major(g: GraphBuilder, *inputs: MaybeValue, node: ir.Node) -> tuple[Value, ...]:
-    """A node with layout=1 as one with layout=0 between transpositions."""
-    x, w, r, b, lengths, h0, c0, p = [*inputs, *[None] * 5][:8]
-    swapped = [None if v is None else g.transpose(v, [1, 0, 2]) for v in (x, h0, c0)]
-    attributes = {name: a.value for name, a in node.attributes.items() if name != "layout"}
-    given = [swapped[0], w, r, b, lengths, *swapped[1:], p]
-    y, *last = g.ops(node.op_type, *given, outputs=len(node.outputs), **attributes)
-    return g.transpose(y, [2, 0, 1, 3]), *(g.transpose(v, [1, 0, 2]) for v in last)
 
 
 def stepwise(g: GraphBuilder, *inputs: MaybeValue, node: ir.Node) -> tuple[Value, ...]:

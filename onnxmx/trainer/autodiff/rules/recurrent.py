@@ -25,7 +25,7 @@ from onnxmx.builder.scan import scan
 from onnxmx.trainer.autodiff.backward import through
 from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.rules.indexing import zeros
-from onnxmx.trainer.autodiff.rules.recurrence import DEFAULTS, stepwise, time_major
+from onnxmx.trainer.autodiff.rules.recurrence import DEFAULTS, stepwise
 from onnxmx.trainer.autodiff.shapes import static
 
 MaybeValue = ir.Value | None
@@ -83,8 +83,6 @@ CellRule = Callable[[GraphBuilder, ir.Node, Direction], CellGradient]
 
 def recurrent(g: GraphBuilder, node: ir.Node, dys: Sequence[MaybeValue], states: int, cell: CellRule) -> Any:
     """The gradients of a recurrent node's inputs, from those of one cell in each direction."""
-    if node.attributes.get_int("layout", 0):
-        return through(g, node, dys, functools.partial(time_major, node=node))
     if is_rare(node):
         return through(g, node, dys, functools.partial(stepwise, node=node))
     directions = _directions(g, node, dys, states)
