@@ -33,8 +33,11 @@ class Pass(NamedTuple):
     sums: Sequence[ir.Value] = ()
 
 
-MakePass = Callable[[GraphBuilder, Values, ir.Value, Values], Pass]
-"""(builder, batch, seed, running statistics) -> the pass over that batch."""
+MakePass = Callable[[GraphBuilder, Values, ir.Value, Values, ir.Value | None], Pass]
+"""(builder, samples, seed, running statistics, share) -> the pass over those samples.
+
+share: how much of the whole batch they are, a float32 scalar; None where they are all of it.
+"""
 
 _SEED_OF_NEXT = 1 << 40
 """How far the seeds of two micro-batches lie apart: in their upper words, which random numbers depend on too."""
@@ -61,8 +64,8 @@ def in_micro_batches(
     end = body.min(body.add(start, np.int64(size)), count)
     parts = {name: _part(body, value, start, end) for name, value in batch.items()}
     former = {name: body.entry(name, value.type, value.shape) for name, value in running.items()}
-    found = make(body, parts, body.add(seed, body.mul(index, np.int64(_SEED_OF_NEXT))), former)
     share = body.reshape(body.div(body.cast(body.sub(end, start), FLOAT), body.cast(count, FLOAT)), [])
+    found = make(body, parts, body.add(seed, body.mul(index, np.int64(_SEED_OF_NEXT))), former, share)
     means = [*found.scalars, *found.gradients]
     totals = [body.entry("sum", value.type, value.shape) for value in (*means, *found.sums)]
     body.result(going)

@@ -17,6 +17,7 @@ from onnxmx.trainer.losses.base import Values
 from onnxmx.trainer.metrics import LossValue, Metric, MetricLike
 
 Measure = Sequence[MetricLike] | Mapping[str, Sequence[MetricLike]] | None
+Counts = Sequence[ir.Value | None]
 _WIDTH = 2
 """The sums of a loss: a total and a count."""
 
@@ -33,6 +34,10 @@ class Task:
     outputs: tuple[str, ...]
     columns: tuple[str, ...]
     metrics: tuple[Metric, ...]
+
+    def of(self, outputs: Values, labels: Values) -> tuple[Values, Values]:
+        """The outputs and labels that it reads."""
+        return {name: outputs[name] for name in self.outputs}, {name: labels[name] for name in self.columns}
 
 
 @dataclass(frozen=True)
@@ -94,13 +99,21 @@ class Objective:
         scalar = [(name, m.larger_is_better) for name, m in self.metrics.items() if m.scalar]
         return scalar[0] if scalar and len(self.tasks) == 1 else ("loss", False)
 
-    def compute(self, g: GraphBuilder, outputs: Values, labels: Values) -> tuple[Value, dict[str, Value]]:
-        """The loss of a batch, a float32 scalar, and the sums of `loss` and each metric, by name."""
+    def counts(self, g: GraphBuilder, outputs: Values, labels: Values) -> Counts:
+        """What a batch's labels count for each task where they weigh unlike, else None. Of outputs it reads shapes."""
+        return [task.loss.count(g, *task.of(outputs, labels)) for task in self.tasks]
+
+    def compute(
+        self, g: GraphBuilder, outputs: Values, labels: Values, counts: Counts | None = None
+    ) -> tuple[Value, dict[str, Value]]:
+        """The loss of a batch, a float32 scalar, and the sums of `loss` and each metric, by name.
+
+        counts: for each task what to divide by in place of what the labels here count.
+        """
         values, sums, found = [], [], {}
-        for task in self.tasks:
-            read = {name: outputs[name] for name in task.outputs}
-            columns = {name: labels[name] for name in task.columns}
-            value, total = task.loss.compute(g, read, columns)
+        for task, count in zip(self.tasks, counts or [None] * len(self.tasks), strict=True):
+            read, columns = task.of(outputs, labels)
+            value, total = task.loss.compute(g, read, columns, count)
             values.append(value)
             sums.append(total)
             for m in task.metrics:
@@ -109,15 +122,21 @@ class Objective:
         return g.sum(*values), {"loss": together} | found
 
     def compute_mixed(
-        self, g: GraphBuilder, outputs: Values, labels: Values, partner: ir.Value, share: ir.Value
+        self,
+        g: GraphBuilder,
+        outputs: Values,
+        labels: Values,
+        partner: ir.Value,
+        share: ir.Value,
+        counts: Counts | None = None,
     ) -> tuple[Value, dict[str, Value]]:
         """As `compute`, where only `share` of a sample is its own and the rest that of its partner.
 
         partner: the sample's, int64 (batch,).   share: a float32 scalar. Metrics see the sample's own label.
         """
-        own, sums = self.compute(g, outputs, labels)
+        own, sums = self.compute(g, outputs, labels, counts)
         others = {name: g.gather(label, partner) for name, label in labels.items()}
-        other, part = self.compute(g, outputs, others)
+        other, part = self.compute(g, outputs, others, counts)
         loss = g.add(other, g.mul(g.sub(own, other), share))
         shares = g.cast_like(share, sums["loss"])
         mixed = g.add(part["loss"], g.mul(g.sub(sums["loss"], part["loss"]), shares))

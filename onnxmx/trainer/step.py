@@ -31,7 +31,7 @@ from onnxmx.trainer.logits import as_logits, before_activations
 from onnxmx.trainer.losses import LossLike, Specs
 from onnxmx.trainer.micro import Pass, in_micro_batches
 from onnxmx.trainer.mixing import Mixup
-from onnxmx.trainer.objective import Measure, Objective, outputs_of
+from onnxmx.trainer.objective import Counts, Measure, Objective, outputs_of
 from onnxmx.trainer.optimizers import Optimizer
 from onnxmx.trainer.precision import Precision, get_precision
 from onnxmx.trainer.regularizers import Regularizer
@@ -110,7 +110,19 @@ def compile_step(
     parameters = {name: states[name] for name in model.parameters()}
     names: list[str] = []
 
-    def make(b: GraphBuilder, batch: Mapping[str, ir.Value], seed: ir.Value, running: Mapping[str, ir.Value]) -> Pass:
+    # A part of a batch adds its share of a mean. Where labels weigh unlike, that mean is over all of the batch's.
+    whole: Counts = []
+    if micro_batch is not None:
+        with g.scope("counts"):
+            whole = objective.counts(g, outputs_of(model), batch)
+
+    def make(
+        b: GraphBuilder,
+        batch: Mapping[str, ir.Value],
+        seed: ir.Value,
+        running: Mapping[str, ir.Value],
+        share: ir.Value | None = None,
+    ) -> Pass:
         training = Training(seed, states["step"], rules=maker.plain, precision=mixed_precision, frozen=frozen)
         mixed = None
         if mix is not None:
@@ -127,10 +139,11 @@ def compile_step(
         with b.scope("loss"):
             logits = outputs | before_activations(b, model, objective, {n: outputs[n] for n in model.outputs})
             targets = {name: batch[name] for name in objective.labels}
+            counts = [None if count is None or share is None else b.mul(count, share) for count in whole]
             if mixed is None:
-                loss_value, sums = objective.compute(b, logits, targets)
+                loss_value, sums = objective.compute(b, logits, targets, counts)
             else:
-                loss_value, sums = objective.compute_mixed(b, logits, targets, mixed.partner, mixed.share)
+                loss_value, sums = objective.compute_mixed(b, logits, targets, mixed.partner, mixed.share, counts)
         names[:] = sums
         goal = loss_value
         if teach is not None:

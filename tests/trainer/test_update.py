@@ -61,6 +61,49 @@ def test_micro_batches_give_what_the_whole_batch_gives(name: str, size: int) -> 
             np.testing.assert_allclose(b[key], a[key], rtol=2e-5, atol=2e-6, err_msg=key)
 
 
+WEIGHTED = "softmax_cross_entropy:class_weight=[0.1, 2, 5, 0.5]"
+UNLIKE: dict[str, Any] = {
+    "weights": WEIGHTED,
+    "ignored": "softmax_cross_entropy:ignore_index=2",
+    "both": f"{WEIGHTED},ignore_index=-1,smoothing=0.1",
+    "two tasks": {"a": WEIGHTED, "b": "softmax_cross_entropy:ignore_index=2,weight=0.3"},
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("loss", UNLIKE)
+def test_labels_that_weigh_unlike_are_weighed_over_the_whole_batch(loss: str, size: int) -> None:
+    """Class weights and labels that are passed over: no part knows how much the others count."""
+    random, optimizer = np.random.default_rng(1), mx.SGD(lr=0.1)
+    net: Any = L.Dense(4)
+    if loss == "two tasks":
+
+        def net(x: Any) -> Any:
+            return {"a": L.Dense(4, name="first")(x), "b": L.Dense(4, name="second")(x)}
+
+    model = mx.build(net, x=("batch", 7))
+    labels = list(UNLIKE[loss]) if loss == "two tasks" else ["label"]
+    missing = -1 if loss == "both" else 2
+    batches = []
+    for n in (8, 5):
+        batch = {name: random.choice([0, 1, 2, 3], n).astype(np.int64) for name in labels}
+        for label in batch.values():
+            label[:3] = missing  # whole parts that count for nothing, where it is ignored
+        batches.append({"x": random.normal(size=(n, 7)).astype(np.float32), **batch})
+    whole, parts = (
+        run(
+            mx.compile_step(model, loss=UNLIKE[loss], optimizer=optimizer, **options),
+            initial_state(model, optimizer, 0),
+            batches,
+        )
+        for options in ({}, {"micro_batch": size})
+    )
+    for a, b in zip(whole, parts, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_allclose(b[key], a[key], rtol=1e-5, atol=1e-6, err_msg=key)
+
+
 def test_a_micro_batch_has_statistics_and_dropout_of_its_own() -> None:
     model = L.Sequential(conv_net(), L.Dropout(0.5), L.Dense(4)).build(x=("batch", 2, 6, 6))
     step, state = compiled(model, micro_batch=4)

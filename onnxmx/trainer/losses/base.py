@@ -82,13 +82,26 @@ class Loss:
     def check(self, name: str, array: Array, outputs: Values) -> None:
         """Raises DataError for labels, of all samples, that hold a value it does not take."""
 
-    def compute(self, g: GraphBuilder, outputs: Values, labels: Values) -> tuple[Value, Value]:
-        """The loss of a batch, a float32 scalar, and its sums, float64 (2,), which are added over batches."""
-        total, count = self.terms(g, outputs, labels)
+    def count(self, g: GraphBuilder, outputs: Values, labels: Values) -> ir.Value | None:
+        """The count where labels weigh unlike, a float32 scalar; None where each sample counts the same.
+
+        Of the outputs it reads shapes alone, so that it is known of a batch before a part of the batch is computed.
+        """
+        return None
+
+    def compute(
+        self, g: GraphBuilder, outputs: Values, labels: Values, count: ir.Value | None = None
+    ) -> tuple[Value, Value]:
+        """The loss of a batch, a float32 scalar, and its sums, float64 (2,), which are added over batches.
+
+        count: what to divide by, where these samples are a part of a batch.
+        """
+        total, own = self.terms(g, outputs, labels)
+        divisor = own if count is None else count
         # Where nothing counts the total is 0 too, and so is the loss.
-        nothing = g.cast_like(g.equal(count, 0.0), count)
-        loss = g.div(total, g.add(count, nothing))
-        return self._weighted(g, loss), pack(g, total, count)
+        nothing = g.cast_like(g.equal(divisor, 0.0), divisor)
+        loss = g.div(total, g.add(divisor, nothing))
+        return self._weighted(g, loss), pack(g, total, own)
 
     def finish(self, g: GraphBuilder, sums: ir.Value) -> Value:
         """The loss of all samples whose sums were added up."""

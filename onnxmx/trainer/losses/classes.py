@@ -169,22 +169,32 @@ class SoftmaxCrossEntropy(OfClasses):
     def terms(self, g: GraphBuilder, outputs: Values, labels: Values) -> tuple[ir.Value, ir.Value]:
         output, (label,) = self.only(outputs), labels.values()
         axis = class_axis(output)
-        hot, counts = self.rows(g, outputs, labels)
+        hot = self.rows(g, outputs, labels).targets
         targets = hot
         if self.smoothing:
             targets = g.add(g.mul(hot, 1.0 - self.smoothing), self.smoothing / _classes(output))
         if self.class_weight is not None:
-            weights = g.cast_like(along(np.array(self.class_weight, np.float32), output), output)
-            targets = g.mul(targets, weights)
-            if not _soft(label):
-                # One weight a label; an ignored one may be a number that is no class, with no weight.
-                own = g.reduce_sum(g.mul(hot, weights), [axis], keepdims=False)
-                counts = own if counts is None else g.mul(own, counts)
+            targets = g.mul(targets, self._weights(g, output))
         losses: ir.Value = (SoftmaxCrossEntropyRows if axis < 0 else SoftmaxCrossEntropyImages)(g, output, targets)
         if self.ignored is not None and not _soft(label):
             losses = g.mul(losses, self._counts(g, label, output))
-        total = g.reduce_sum(losses, keepdims=False)
-        return total, size(g, losses) if counts is None else g.reduce_sum(counts, keepdims=False)
+        count = self.count(g, outputs, labels)
+        return g.reduce_sum(losses, keepdims=False), size(g, losses) if count is None else count
+
+    def count(self, g: GraphBuilder, outputs: Values, labels: Values) -> ir.Value | None:
+        output, (label,) = self.only(outputs), labels.values()
+        if _soft(label) or (self.class_weight is None and self.ignored is None):
+            return None
+        hot, counts = self.rows(g, outputs, labels)
+        if self.class_weight is not None:
+            # One weight a label; an ignored one may be a number that is no class, with no weight.
+            own = g.reduce_sum(g.mul(hot, self._weights(g, output)), [class_axis(output)], keepdims=False)
+            counts = own if counts is None else g.mul(own, counts)
+        assert counts is not None
+        return g.reduce_sum(counts, keepdims=False)
+
+    def _weights(self, g: GraphBuilder, output: ir.Value) -> Value:
+        return g.cast_like(along(np.array(self.class_weight, np.float32), output), output)
 
 
 @function(outputs=("loss",))
