@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.graph import DOMAIN, GraphBuilder, Value, describe
 from onnxmx.builder.ops import Arg
 from onnxmx.builder.source import user_line
@@ -145,6 +146,7 @@ class Function:
         return self._inferred[key]
 
 
+@checked_arguments
 def function(*, outputs: Sequence[str]) -> Callable[[Callable[..., Value | tuple[Value, ...]]], Function]:
     """Make an `ai.onnxmx` operator of a Python function over a builder; `outputs` names what it returns."""
     return lambda trace: Function(trace, tuple(outputs))

@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxmx.builder import drawing, weights
+from onnxmx.builder.arguments import CheckedArguments, checked_arguments
 from onnxmx.builder.external import read_external
 from onnxmx.builder.foreign import check as check
 from onnxmx.builder.foreign import normalize, tidy
@@ -38,7 +39,7 @@ _MEND_FILE = "The file may be damaged: copy or export it again."
 
 
 @dataclass(frozen=True)
-class Input:
+class Input(CheckedArguments):
     """An input of a model: its shape (integers, or names of symbolic dimensions) and element type."""
 
     shape: Sequence[Dim]
@@ -57,6 +58,7 @@ class Port:
     dtype: np.dtype[Any]
 
 
+@checked_arguments
 def build(net: Callable[..., Any], *, seed: int = 0, **inputs: InputSpec) -> Model:
     """Build a model from a layer, or from any function of graph values.
 
@@ -247,6 +249,7 @@ class Model(Surgery):
         return drawing.to_mermaid(self.ir.graph)
 
 
+@checked_arguments
 def load(path: str | os.PathLike[str]) -> Model:
     """Load a model from an ONNX file of any maker, opset 7 or newer. See docs/any-onnx.md.
 

@@ -11,6 +11,7 @@ import onnx.numpy_helper
 import onnx_ir as ir
 
 from onnxmx.builder import weights
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.metadata import QUANTIZATION
 from onnxmx.builder.model import Model
 from onnxmx.exporter import qdq
@@ -23,6 +24,7 @@ _FOLDED = re.compile(r"^ConvBnFusion_(?:W|BN_B)_")
 """What ONNX Runtime puts before the name of a weight into which it folds a BatchNormalization."""
 
 
+@checked_arguments
 def quantize_aware(
     model: Model, calibration: Dataset, *, ranges: str = "tracked", calibration_samples: int = 512
 ) -> Model:

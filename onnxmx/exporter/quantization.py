@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.metadata import QUANTIZATION, TRAINABLE
 from onnxmx.builder.model import Model, load
 from onnxmx.errors import OnnxmxError, UsageError
@@ -45,6 +46,7 @@ _MEASURED = 1024
 """Samples on which single layers are compared: enough to order them, and few enough to do it for each."""
 
 
+@checked_arguments
 def quantize(
     model: Model | str | os.PathLike[str],
     calibration: Dataset,

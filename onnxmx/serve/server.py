@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.session import cores
 from onnxmx.errors import MissingExtraError, OnnxmxError, UsageError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import uvicorn
 
 
+@checked_arguments
 def serve(
     path: str | os.PathLike[str],
     *,

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.literals import is_number
@@ -17,7 +18,7 @@ from onnxmx.trainer.schedules.base import check_updates
 
 
 @dataclass(frozen=True)
-class Average:
+class Average(CheckedArguments):
     """The base of averages: the state has `<prefix>.<parameter>` beside each parameter and running statistic.
 
     use: whether the averages are what is validated and saved as the model.

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.literals import is_number
 from onnxmx.errors import CheckpointError, UsageError, unknown_name
 from onnxmx.files import write_atomic
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 Measures = Mapping[str, Any]
 
 
-class Callback:
+class Callback(CheckedArguments):
     """Listens to a run: override the moments that you need, and no other costs anything.
 
         class Note(mx.Callback):
@@ -29,6 +30,9 @@ class Callback:
     loop: `trainer` (its state, and the model as it is now), `position` (epoch, batch, history, best so far), `plan`,
     `folder` (where the run's files are, or None), and `stop`.
     """
+
+    def __init__(self) -> None:
+        """Takes nothing; one of your own may."""
 
     def begin(self, loop: Loop) -> None:
         """Before the first step, of a resumed run too."""

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder import random
+from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.literals import is_number
@@ -45,7 +46,7 @@ class Gradients:
         return {name: transform(dp, self.parameters[name]) for name, dp in self.values.items()}
 
 
-class Transform:
+class Transform(CheckedArguments):
     """The base of what changes gradients: called with `Gradients`, it returns the next ones by name."""
 
     def __call__(self, at: Gradients) -> dict[str, ir.Value]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import open_session, run_errors, runtime
 from onnxmx.builder.values import agree
@@ -23,6 +24,7 @@ Array = np.ndarray[Any, Any]
 OrtValue = Any
 
 
+@checked_arguments
 def evaluate(
     model: Model,
     data: Dataset,

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.model import Model
 from onnxmx.errors import OnnxmxError, TrainingError, UsageError
 from onnxmx.files import write_atomic
@@ -53,6 +54,7 @@ class RateFinding:
         write_atomic(Path(path), png(figure))
 
 
+@checked_arguments
 def find_lr(
     model: Model,
     data: Dataset,
@@ -126,6 +128,7 @@ class BatchFinding:
     stopped: str
 
 
+@checked_arguments
 def find_batch_size(
     model: Model,
     data: Dataset,

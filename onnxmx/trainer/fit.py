@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model, load
 from onnxmx.errors import CheckpointError, UsageError
@@ -30,6 +31,7 @@ from onnxmx.trainer.teacher import Teacher
 from onnxmx.trainer.update import Update
 
 
+@checked_arguments
 def fit(
     model: Model,
     data: Dataset,
@@ -144,6 +146,7 @@ def fit(
     )
 
 
+@checked_arguments
 def distill(
     student: Model,
     teacher: Model,
@@ -163,6 +166,7 @@ def distill(
     return fit(student, data, teach=teach, **options)
 
 
+@checked_arguments
 def resume(
     folder: str | os.PathLike[str],
     data: Dataset | None = None,

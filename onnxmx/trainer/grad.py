@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.body import reads
 from onnxmx.builder.foreign import check
 from onnxmx.builder.graft import free, value_names
@@ -27,6 +28,7 @@ from onnxmx.trainer.losses import LossLike
 from onnxmx.trainer.objective import Objective
 
 
+@checked_arguments
 def grad(
     model: Model,
     *,
@@ -78,6 +80,7 @@ def grad(
     return Model(ir.from_proto(check(ir.to_proto(copy), "the model with its gradients")))
 
 
+@checked_arguments
 def gradients(
     of: ir.Value, wrt: Sequence[ir.Value], cotangent: ir.Value | None = None, *, builder: GraphBuilder | None = None
 ) -> list[Value]:

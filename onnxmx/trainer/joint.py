@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder import random
+from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.model import Model
@@ -47,7 +48,7 @@ _NOISE_STREAM = 1 << 21
 """Where the streams of `Nets.normal` begin, beyond those of dropout and gradient noise."""
 
 
-class Joint:
+class Joint(CheckedArguments):
     """Models by name, how each is updated, and the state that their steps share.
 
         nets = mx.Joint({"generator": g, "discriminator": d}, {"generator": mx.Adam(), "discriminator": mx.Adam()})

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder import random
+from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value, describe
 from onnxmx.builder.literals import is_number
@@ -95,7 +96,7 @@ class Mixed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Mixup:
+class Mixup(CheckedArguments):
     """x <- share x + (1 - share) x[partner], one share a batch, from Beta(alpha, alpha).
 
     The loss is mixed in the same share, which for labels that are classes is that of mixed labels.

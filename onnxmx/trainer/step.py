@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder import weights
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.graph import Dim, GraphBuilder, Value
 from onnxmx.builder.model import Model, Port
 from onnxmx.builder.ops import FLOAT, INT64
@@ -59,6 +60,7 @@ class Differentiator:
     plain: bool = True
 
 
+@checked_arguments
 def compile_step(
     model: Model,
     *,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.graph import GraphBuilder, Value, describe
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.metadata import PREPROCESSING
@@ -26,7 +27,7 @@ from onnxmx.trainer.objective import Objective, outputs_of
 
 
 @dataclass(frozen=True, eq=False)
-class Teacher:
+class Teacher(CheckedArguments):
     """What a model learns from besides its labels: (1 - alpha) loss + alpha T^2 KL(teacher || model) + features.
 
     model: the teacher, which stays as it is; it runs in its inference form.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import check_provider, cores
@@ -36,7 +37,7 @@ Criterion = tuple[str, int]
 """A measure of an epoch, and 1 where more of it is better or -1."""
 
 
-class Trainer:
+class Trainer(CheckedArguments):
     """A model, its compiled training step, and the state that the step moves.
 
         trainer = mx.Trainer(model, optimizer=mx.Adam(1e-3), clip=mx.clip_global_norm(1.0))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.graph import GraphBuilder
 from onnxmx.errors import UsageError
 from onnxmx.trainer.averages import Average
@@ -23,7 +24,7 @@ Values = Mapping[str, ir.Value]
 
 
 @dataclass(frozen=True)
-class Update:
+class Update(CheckedArguments):
     """All that changes the parameters, in the order in which it comes.
 
     regularizers: L1 and L2 add to the gradients.   transforms: clipping and the like, in their order.

@@ -59,7 +59,7 @@ BAD: list[tuple[Any, Dataset, dict[str, Any], type[Exception], str]] = [
      "no trainable parameter"),
     (blob_net, TRAIN, {"optimizer": mx.SGD(lr=mx.WarmupCosine(0.1, warmup=999))}, UsageError, "no longer than its 18"),
     (blob_net, TRAIN, {"provider": "tpu"}, UsageError, "provider"),
-    (blob_net, TRAIN, {"epoch": 3}, TypeError, "unexpected keyword argument 'epoch'"),
+    (blob_net, TRAIN, {"epoch": 3}, UsageError, "Did you mean .epochs."),
     (blob_net, TRAIN, {"epochs": 0}, UsageError, "epochs expected"),
     (blob_net, TRAIN, {"validation": FOREIGN}, DataError, r"\[0, 3\)"),
 ]  # fmt: skip

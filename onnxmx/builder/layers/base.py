@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import onnx_ir as ir
 
+from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.graph import GraphBuilder, Value, describe
 from onnxmx.builder.literals import is_size
 from onnxmx.builder.source import line_of, user_line
@@ -21,7 +22,7 @@ _Part = TypeVar("_Part", bound="Layer")
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(CheckedArguments):
     """A part of a model. Calling it on graph values adds its nodes; calling it again shares its parameters.
 
     A layer of one's own is a dataclass with a `forward`:
@@ -40,7 +41,7 @@ class Layer:
     checkpoint: bool = field(default=False, kw_only=True)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        layer = super().__new__(cls)
+        layer = super().__new__(cls, *args, **kwargs)
         # Kept aside from the fields: where it was written is not part of what it is.
         object.__setattr__(layer, "_source", user_line())
         return layer

@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.functions import KEPT, Function
 from onnxmx.builder.graph import DOMAIN
 from onnxmx.builder.source import line_of, user_line
@@ -32,6 +33,7 @@ RULES: dict[str, Rule | Refusal] = {}
 """By operator: `Relu` of ai.onnx, and with its domain that of another: `ai.onnxmx.Dropout`, `com.microsoft.Gelu`."""
 
 
+@checked_arguments
 def gradient(*operators: str | Function, domain: str = "", replace: bool = False) -> Callable[[Rule], Rule]:
     """Register the decorated function as the gradient rule of `operators`.
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxmx.builder.arguments import CheckedArguments, checked_arguments
 from onnxmx.errors import DataError, UsageError
 
 Array = npt.NDArray[Any]
@@ -24,7 +25,7 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(CheckedArguments):
     """x -> x * scale + shift, in float32, from whatever type is stored. It travels with the model as metadata."""
 
     scale: float = 1.0
@@ -61,7 +62,7 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(CheckedArguments):
     """Named input and label arrays whose first axis counts samples. Checked once, here; read-only afterwards.
 
     inputs: by model input name, any integer, boolean or float type, e.g. {"image": uint8 (n, 1, 28, 28)}.
@@ -94,6 +95,7 @@ class Dataset:
         object.__setattr__(self, "labels", {key: _read_only(_label_type(array)) for key, array in labels.items()})
 
     @classmethod
+    @checked_arguments
     def from_arrays(
         cls,
         inputs: npt.ArrayLike | Mapping[str, npt.ArrayLike],

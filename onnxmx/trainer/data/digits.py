@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.errors import DataError
 from onnxmx.trainer.data.dataset import Dataset, Preprocessing
 from onnxmx.trainer.data.registry import DataDir, check_split, dataset
@@ -28,6 +29,7 @@ _CLASSES = tuple("0123456789")
     classes=_CLASSES,
     licence="CC BY 4.0",
 )
+@checked_arguments
 def digits(split: str, data_dir: DataDir = None) -> Dataset:
     """The train or test split: image uint8 (n, 1, 8, 8) with values 0..16, scaled to 0..1 in a batch; label int64 (n,).
 

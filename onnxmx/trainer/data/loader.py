@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.errors import DataError, UsageError
 from onnxmx.trainer.data.dataset import Array, Dataset
 
 Batch = tuple[int, dict[str, Array]]
 
 
-class Loader:
+class Loader(CheckedArguments):
     """Cuts a dataset into batches.
 
     The order of an epoch is a pure function of (seed, epoch), so training resumes at any batch without a replay:

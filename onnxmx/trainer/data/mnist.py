@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.errors import DataError
 from onnxmx.files import cache_folder
 from onnxmx.trainer.data.dataset import Array, Dataset, Preprocessing
@@ -53,6 +54,7 @@ def _available(data_dir: DataDir) -> bool:
     licence="CC BY-SA 3.0",
     available=_available,
 )
+@checked_arguments
 def mnist(split: str, data_dir: DataDir = None) -> Dataset:
     """The train or test split: image uint8 (n, 1, 28, 28), scaled to 0..1 in a batch; label int64 (n,).
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.errors import DataError, OnnxmxWarning, nearest
 from onnxmx.trainer.data.dataset import Array, Dataset
 from onnxmx.trainer.data.registry import check_split
@@ -18,6 +19,7 @@ _EXTRAS = ("classes", "scale", "shift")
 _KNOWN = [name for table in (_INPUTS, _LABELS) for names in table.values() for name in names] + list(_EXTRAS)
 
 
+@checked_arguments
 def load_npz(path: str | PathLike[str], split: str = "train") -> Dataset:
     """The dataset in a .npz file: input "x", and label "label" when the file has labels.
 

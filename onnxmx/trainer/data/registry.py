@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.errors import unknown_name
 from onnxmx.trainer.data.dataset import Dataset
 
@@ -68,6 +69,7 @@ def dataset(
     return register
 
 
+@checked_arguments
 def get_dataset(name: str, split: str, data_dir: DataDir = None) -> Dataset:
     """The dataset `name`, or the user's own file when the name ends in .npz (relative to `data_dir` if given).
 
@@ -83,6 +85,7 @@ def get_dataset(name: str, split: str, data_dir: DataDir = None) -> Dataset:
     return _ENTRIES[name].load(split, data_dir)
 
 
+@checked_arguments
 def list_datasets(data_dir: DataDir = None) -> list[DatasetInfo]:
     """Every registered dataset, by name. `available` says whether it would load now without a download."""
     return [

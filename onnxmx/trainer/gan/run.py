@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model, from_bytes, load
 from onnxmx.errors import CheckpointError, DataError
@@ -34,6 +35,7 @@ from onnxmx.trainer.update import Update
 FORMAT = "onnxmx.steps/1"
 
 
+@checked_arguments
 def fit_gan(
     generator: Model,
     discriminator: Model,

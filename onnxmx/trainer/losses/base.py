@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.functions import Function
 from onnxmx.builder.graph import Dim, GraphBuilder, Value, describe
 from onnxmx.builder.literals import is_number
@@ -37,7 +38,7 @@ Specs = Mapping[str, Spec]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss:
+class Loss(CheckedArguments):
     """What a step makes small. Its value over any number of samples is weight * total / count.
 
     weight: its share in a sum of several losses.

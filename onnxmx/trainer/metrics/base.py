@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
+from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.errors import UsageError
 from onnxmx.trainer.losses.base import DOUBLE, Decisions, Loss, Scores, Values, pack, ratio, unpack
@@ -15,7 +16,7 @@ __all__ = ["DOUBLE", "Mean", "Metric", "Values", "compared", "decisions", "pack"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
+class Metric(CheckedArguments):
     """A figure that says how good a model is, right over any number of batches.
 
     `sums` counts and adds up in the graph what a batch holds, `finish` makes the figure of what batches added up.

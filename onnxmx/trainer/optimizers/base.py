@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.literals import is_number
@@ -23,7 +24,7 @@ DOUBLE = ir.DataType.DOUBLE
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(CheckedArguments):
     """What is otherwise for the parameters whose names match: `Group("*.bias", lr=2.0, decay=0.0)`.
 
     match: a name, in which `*` stands for anything.
@@ -42,7 +43,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class Optimizer(CheckedArguments):
     """The base of all optimizers. A subclass gives `slots` and `update`, and `prepare` where it needs more than the
     rate.
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value, describe
 from onnxmx.builder.literals import is_number, is_size
@@ -17,7 +18,7 @@ from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import UsageError, unknown_name
 
 
-class Schedule:
+class Schedule(CheckedArguments):
     """A learning rate as a function of the step, inside the graph."""
 
     def resolve(self, total: int) -> Schedule:

@@ -1,0 +1,121 @@
+"""What a caller writes between the parentheses, checked: an unknown keyword is answered with its name here.
+
+A class that takes arguments of the user's is a `CheckedArguments`, a function has `@checked_arguments`. Signatures stay
+what they are, for `inspect`, `help` and type checkers.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
+
+from onnxmx.builder.source import user_line
+from onnxmx.builder.synonyms import instead_of
+from onnxmx.errors import UsageError, nearest
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class CheckedArguments:
+    """A class whose constructor raises UsageError, at the user's line, for arguments that it does not take.
+
+    It looks at a constructor that is given any: a copy is made without.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if args or kwargs:
+            takes = _constructor(cls)  # type: ignore[arg-type]  # a class is hashable
+            if takes is not None and not takes.fit(args, kwargs):
+                raise _refused(cls.__name__, takes, args, kwargs)
+        return super().__new__(cls)
+
+
+def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that raises UsageError, at the user's line, for arguments that it does not take."""
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except TypeError as error:
+            # A traceback that ends in this frame: the call itself failed, nothing inside the function.
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                raise
+        raise _refused(function.__qualname__, _parameters(function), args, kwargs)
+
+    return checked
+
+
+class _Takes(NamedTuple):
+    """What a callable takes. places: the parameters that may be given by place, None where that is any number."""
+
+    names: tuple[str, ...]
+    places: tuple[str, ...] | None
+    required: frozenset[str]
+    any_name: bool
+
+    def fit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call with these would be taken."""
+        if not self.any_name and not all(map(self.names.__contains__, kwargs)):
+            return False
+        if self.places is None:
+            return self.required.issubset(kwargs)
+        placed = self.places[: len(args)]
+        return len(placed) == len(args) and kwargs.keys().isdisjoint(placed) and self.required <= {*placed, *kwargs}
+
+
+@functools.cache
+def _constructor(cls: type) -> _Takes | None:
+    """What the constructor of `cls` takes; None where a class of the user's checks that for itself."""
+    if cls.__init__ is object.__init__:  # type: ignore[misc]  # the comparison is all that is done with it
+        inherited = cls.__new__ is CheckedArguments.__new__  # type: ignore[comparison-overlap]
+        return _Takes((), (), frozenset(), False) if inherited else None
+    return _parameters(cls.__init__)  # type: ignore[misc]
+
+
+def _parameters(function: Callable[..., Any]) -> _Takes:
+    found = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
+    named = [p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    kinds = {p.kind for p in found}
+    return _Takes(
+        tuple(p.name for p in named),
+        None if inspect.Parameter.VAR_POSITIONAL in kinds else tuple(p.name for p in named if p.kind != p.KEYWORD_ONLY),
+        frozenset(p.name for p in named if p.default is p.empty),
+        inspect.Parameter.VAR_KEYWORD in kinds,
+    )
+
+
+def _refused(name: str, takes: _Takes, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> UsageError:
+    """The error for a call that does not fit."""
+    placed = takes.places[: len(args)] if takes.places is not None else ()
+    strange = [] if takes.any_name else [key for key in kwargs if key not in takes.names]
+    missing = [n for n in takes.names if n in takes.required and n not in kwargs and n not in placed]
+    twice = [n for n in placed if n in kwargs]
+    if strange:
+        expected = f"arguments among {', '.join(takes.names)}" if takes.names else "no arguments by name"
+        found, mend = repr(strange[0]), _mend(name, strange[0], takes)
+    elif takes.places is not None and len(args) > len(takes.places):
+        expected = f"{', '.join(takes.places) or 'nothing'} by place"
+        found = f"{len(args)} value{'s' * (len(args) > 1)}"
+        mend = "Give the others by name." if set(takes.names) - set(takes.places) else "Leave the others out."
+    elif twice:
+        expected, found = f"{twice[0]!r} once", "it by place and by name"
+        mend = "Leave one of them out."
+    else:
+        expected, found = " and ".join(map(repr, missing)), "none"
+        mend = f"Call it as {name}({', '.join(_shown(n, takes) for n in takes.names if n in takes.required)})."
+    return UsageError(f"{name} expected {expected}; found {found}", at=user_line(), mend=mend)
+
+
+def _shown(name: str, takes: _Takes) -> str:
+    return name if takes.places and name in takes.places else f"{name}=..."
+
+
+def _mend(function: str, name: str, takes: _Takes) -> str:
+    if known := instead_of(name, takes.names):
+        return known
+    near = nearest(name, takes.names)
+    return f"Did you mean {near!r}?" if near else f"Leave it out; help({function}) says what it takes."

@@ -1,0 +1,134 @@
+"""Arguments as other libraries call them: an error at the user's line that names what to write here."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+import onnxmx as mx
+from onnxmx import layers as L
+from onnxmx.builder.arguments import CheckedArguments, checked_arguments
+from onnxmx.builder.graph import Value
+from onnxmx.errors import UsageError
+from onnxmx.trainer.optimizers import OPTIMIZERS
+from onnxmx.trainer.schedules import SCHEDULES, Schedule
+from tests.builder.bad_input import Bad
+
+ANY: Any = None
+FOREIGN: dict[str, tuple[Callable[[], Any], str, str]] = {
+    # what is written, what is said of it, and how to mend it
+    "keras rate": (lambda: mx.Adam(learning_rate=1e-3), "among lr, .*; found 'learning_rate'", r"Write lr=\.\.\."),
+    "torch betas": (lambda: mx.Adam(betas=(0.9, 0.99)), "found 'betas'", r"Write beta1=\.\.\., beta2=\.\.\. instead"),
+    "torch nesterov": (lambda: mx.SGD(nesterov=True), "found 'nesterov'", "mx.NAG"),
+    "gluon decay": (lambda: mx.SGD(0.1, wd=1e-4), "found 'wd'", r"Write weight_decay=\.\.\."),
+    "keras clipping": (lambda: mx.Adam(clipnorm=1.0), "found 'clipnorm'", "mx.clip_global_norm"),
+    "a typing error": (lambda: mx.Adam(beta_1=0.8), "found 'beta_1'", "Did you mean 'beta1'"),
+    "no argument at all": (lambda: mx.Adam(zzzz=1), "found 'zzzz'", r"help\(Adam\)"),
+    "torch kernel": (lambda: L.Conv2D(8, kernel_size=3), "found 'kernel_size'", r"Write kernel=\.\.\."),
+    "torch pool": (lambda: L.MaxPool2D(kernel_size=3), "found 'kernel_size'", r"Write size=\.\.\."),
+    "keras filters": (lambda: L.Conv2D(filters=8, kernel=3), "found 'filters'", r"Write channels=\.\.\."),
+    "torch units": (lambda: L.Dense(out_features=3), "Dense expected .* found 'out_features'", r"Write units=\.\.\."),
+    "torch inputs": (lambda: L.Dense(3, in_features=4), "found 'in_features'", "Leave it out: a layer takes it"),
+    "keras count": (lambda: L.Embedding(input_dim=9, units=3), "found 'input_dim'", r"Write count=\.\.\."),
+    "torch dropout": (lambda: L.Dropout(p=0.5), "found 'p'", r"Write ratio=\.\.\."),
+    "torch step": (lambda: mx.Step(0.1, step_size=3), "found 'step_size'", r"Write every=\.\.\."),
+    "torch gamma": (lambda: mx.Exponential(0.1, gamma=0.9), "found 'gamma'", r"Write decay=\.\.\."),
+    "torch cosine": (lambda: mx.Cosine(0.1, T_max=10), "found 'T_max'", r"Write total=\.\.\."),
+    "keras smoothing": (lambda: mx.losses.SoftmaxCrossEntropy(label_smoothing=0.1), "found", r"Write smoothing=\.\.\."),
+    "keras best": (lambda: mx.EarlyStopping(restore_best_weights=True), "found 'restore", "model of a run is that of"),
+    "torch rate": (lambda: mx.fit(ANY, ANY, lr=0.1), "fit expected .* found 'lr'", r"optimizer=mx.Adam\(lr=\.\.\.\)"),
+    "keras metrics": (lambda: mx.fit(ANY, ANY, metrics=["accuracy"]), "found 'metrics'", r"Write measure=\.\.\."),
+    "keras arrays": (lambda: mx.fit(ANY, x=ANY, y=ANY), "found 'x'", "data=mx.data.Dataset.from_arrays"),
+    "keras words": (lambda: mx.evaluate(ANY, ANY, verbose=0), "found .verbose.", r"help\(evaluate\)"),
+    "a dataset": (lambda: mx.data.Dataset.from_arrays(x=ANY), "from_arrays expected", r"Write inputs=\.\.\."),
+    # other calls that do not fit
+    "too few": (lambda: L.Conv2D(8), "Conv2D expected 'kernel'; found none", r"Call it as Conv2D\(channels, kernel\)"),
+    "too few by name": (lambda: mx.grad(ANY), "grad expected 'wrt'; found none", r"grad\(model, wrt=\.\.\.\)"),
+    "too many": (lambda: L.Dense(3, 4), "expected units by place; found 2 values", "Give the others by name"),
+    "any at all": (lambda: mx.Callback(3), "Callback expected nothing by place; found 1 value$", "Leave"),
+    "twice": (lambda: L.Dense(3, units=4), "'units' once; found it by place and by name", "Leave one"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_an_argument_of_another_library(name: str) -> None:
+    write, says, mend = FOREIGN[name]
+    Bad(write, UsageError, rf"(?m){says}(.|\n)*{mend}").provoke()
+
+
+_EXCEPT = {"Model", "OnnxmxError", "serve"}
+"""Made by `mx.build` and `mx.load`; raised; a module that is called."""
+PUBLIC = (
+    [getattr(mx, name) for name in mx.__all__ if name not in _EXCEPT and callable(getattr(mx, name))]
+    + [found for name in L.__all__ if isinstance(found := getattr(L, name), type) and found is not L.Parallel]
+    + [mx.data.Dataset.from_arrays, mx.data.mnist, mx.data.digits, mx.data.load_npz, mx.serve.serve]
+    + [*OPTIMIZERS.values(), *SCHEDULES.values()]
+)
+
+
+@pytest.mark.parametrize("found", dict.fromkeys(PUBLIC), ids=lambda found: found.__qualname__)
+def test_every_public_name_checks_its_arguments(found: Any) -> None:
+    with pytest.raises(UsageError):
+        found(this_is_no_argument=1)
+    assert "kwargs" not in inspect.signature(found).parameters or found is L.Layer
+
+
+def test_an_error_from_inside_stays_what_it_is() -> None:
+    @checked_arguments
+    def inner(x: Any) -> Any:
+        return len(x)
+
+    with pytest.raises(TypeError, match="has no len"):
+        inner(3)
+
+
+def test_a_copy_needs_no_arguments() -> None:
+    """Neither does pickle, which also makes an object before it fills it."""
+    adam = mx.Adam(1e-3, beta1=0.8)
+    assert copy.deepcopy(adam) == pickle.loads(pickle.dumps(adam)) == replace(adam) == adam
+    assert copy.copy(L.Conv2D(4, 3)) == L.Conv2D(4, 3)
+    assert pickle.loads(pickle.dumps(mx.fit)) is mx.fit
+    with pytest.raises(UsageError, match="found 'learning_rate'"):
+        replace(adam, learning_rate=1)  # type: ignore[call-arg]
+
+
+def test_classes_of_ones_own() -> None:
+    """Their constructors decide what they take."""
+
+    class Plain(mx.Callback):
+        def __init__(self, *names: str, **options: int) -> None:
+            self.given = names, options
+
+    class Without(Schedule):
+        def __new__(cls, size: int) -> Without:
+            made = super().__new__(cls)
+            made.size = size
+            return made
+
+        size: int
+
+    @dataclass(frozen=True)
+    class Scale(L.Layer):
+        factor: float = 2.0
+
+        def forward(self, x: Value) -> Value:
+            return x * self.factor
+
+    assert Plain("a", b=3).given == (("a",), {"b": 3})
+    assert Without(3).size == Without(size=4).size - 1
+    assert Scale(3.0, name="s").factor == 3.0
+    with pytest.raises(UsageError, match=r"Scale expected arguments among factor, .*; found 'scale_factor'"):
+        Scale(scale_factor=2)  # type: ignore[call-arg]
+
+
+def test_signatures_stay_visible() -> None:
+    assert list(inspect.signature(mx.Adam).parameters)[:3] == ["lr", "beta1", "beta2"]
+    assert inspect.signature(mx.fit).parameters["epochs"].default == 1
+    assert issubclass(mx.Adam, CheckedArguments)
+    assert "passes over the data" in str(inspect.getdoc(mx.fit))
