@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -106,14 +107,21 @@ def watched():
 
 @pytest.mark.parametrize("prefetch", [1, 3])
 def test_the_thread_runs_ahead_but_not_far(watched, prefetch):
-    batches = Loader(watched, 5, prefetch=prefetch).epoch(0)
-    next(batches)
-    deadline = time.monotonic() + 5
-    while Watched.made < prefetch + 2 and time.monotonic() < deadline:
-        time.sleep(0.001)
-    time.sleep(0.05)
-    assert Watched.made == prefetch + 2  # One is out, `prefetch` wait, one is in the thread's hands.
-    batches.close()
+    with closing(Loader(watched, 5, prefetch=prefetch).epoch(0)) as batches:
+        for taken in range(1, 9):
+            next(batches)
+            deadline = time.monotonic() + 5
+            while Watched.made <= taken + prefetch // 2 and time.monotonic() < deadline:
+                time.sleep(0.001)
+            time.sleep(0.01)
+            # It sleeps at `prefetch` batches that wait, until no more than half of them do.
+            assert taken + prefetch // 2 < Watched.made <= taken + prefetch
+
+
+def test_as_many_batches_wait_as_memory_allows():
+    image = np.zeros((40, 3, 512, 512), np.uint8)  # 3 MB a sample once it is float32
+    large = Dataset.from_arrays({"image": image}, np.zeros(40, np.int64))
+    assert [Loader(DATA, 5).prefetch, Loader(large, 2).prefetch, Loader(large, 20).prefetch] == [16, 5, 2]
 
 
 @pytest.mark.parametrize("prefetch", [1, 2, 50])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +16,8 @@ from onnxmx.trainer.data.dataset import Array, Dataset
 
 Batch = tuple[int, dict[str, Array]]
 
+_AHEAD, _AHEAD_BYTES = 16, 32 << 20
+
 
 class Loader(CheckedArguments):
     """Cuts a dataset into batches.
@@ -24,7 +26,8 @@ class Loader(CheckedArguments):
     `epoch(3, start=120)` yields exactly what `epoch(3)` yields from its batch 120 on.
 
     batch_size: samples a batch; the last one is smaller unless `drop_last`. seed: in [0, 2**64).
-    shuffle: False keeps the dataset's order in every epoch. prefetch: batches kept ready; 0 uses no thread.
+    shuffle: False keeps the dataset's order in every epoch.
+    prefetch: batches kept ready, at most; 0 uses no thread. By default 16, or as many as take 32 MB, at least 2.
     Raises UsageError for a value outside its range, DataError when there is no single full batch to keep.
     """
 
@@ -35,12 +38,12 @@ class Loader(CheckedArguments):
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = False,
-        prefetch: int = 2,
+        prefetch: int | None = None,
     ) -> None:
         for name, value, low, high in (
             ("batch_size", batch_size, 1, 2**63),
             ("seed", seed, 0, 2**64),
-            ("prefetch", prefetch, 0, 2**31),
+            ("prefetch", prefetch or 0, 0, 2**31),
         ):
             if not low <= value < high:
                 raise UsageError(f"Loader expected {name} in [{low}, {high}); found {value}")
@@ -50,7 +53,8 @@ class Loader(CheckedArguments):
                 mend="Lower batch_size, or keep the last batch with drop_last=False.",
             )
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
-        self.shuffle, self.drop_last, self.prefetch = shuffle, drop_last, prefetch
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.prefetch = self._affordable() if prefetch is None else prefetch
         self._last_order: tuple[int, Array] | None = None
 
     def __len__(self) -> int:
@@ -77,6 +81,10 @@ class Loader(CheckedArguments):
         if not 0 <= batch < len(self):
             raise UsageError(f"Loader expected a batch in [0, {len(self)}); found {batch}")
         return self._order(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def _affordable(self) -> int:
+        sample = sum(array.nbytes for array in self.dataset.batch(slice(1)).values())
+        return max(2, min(_AHEAD, _AHEAD_BYTES // max(1, sample * self.batch_size)))
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         for index in range(start, len(self)):
@@ -110,31 +118,60 @@ class _End:
 
 
 def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
-    """Yields what `batches` yields, made by a thread that is at most `depth` batches ahead."""
-    ready: queue.Queue[Batch | _Failure | _End] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
+    """Yields what `batches` yields, made by a thread that is at most `depth` batches ahead.
+
+    The thread sleeps while more than half of them are ready: waking it for each batch would cost more than a batch of
+    small images does. Only who finds nothing to do, or lets the other one go on, takes the lock.
+    """
+    ready: deque[Batch | _Failure | _End] = deque()
+    stop, changed = threading.Event(), threading.Condition()
     # A daemon: an iterator that someone forgot to finish does not keep the process alive.
-    thread = threading.Thread(target=_produce, args=(batches, ready, stop), name="onnxmx-loader", daemon=True)
+    thread = threading.Thread(
+        target=_produce, args=(batches, ready, depth, stop, changed), name="onnxmx-loader", daemon=True
+    )
     thread.start()
     try:
-        while not isinstance(item := ready.get(), _End):
+        while True:
+            if not ready:
+                with changed:
+                    changed.wait_for(lambda: ready)
+            item = ready.popleft()
+            if len(ready) == depth // 2:
+                with changed:
+                    changed.notify()
+            if isinstance(item, _End):
+                return
             if isinstance(item, _Failure):
                 raise item.error
             yield item
     finally:
-        # Once stop is set the thread puts at most one more item, and an emptied queue has room for it: no polling.
-        stop.set()
-        while not ready.empty():
-            ready.get_nowait()
+        with changed:
+            stop.set()
+            changed.notify()
         thread.join()
 
 
-def _produce(batches: Iterator[Batch], ready: queue.Queue[Batch | _Failure | _End], stop: threading.Event) -> None:
+def _produce(
+    batches: Iterator[Batch],
+    ready: deque[Batch | _Failure | _End],
+    depth: int,
+    stop: threading.Event,
+    changed: threading.Condition,
+) -> None:
+    def put(item: Batch | _Failure | _End) -> None:
+        ready.append(item)
+        if len(ready) == 1:
+            with changed:
+                changed.notify()
+
     try:
         for item in batches:
-            ready.put(item)
+            put(item)
+            if len(ready) >= depth:
+                with changed:
+                    changed.wait_for(lambda: len(ready) <= depth // 2 or stop.is_set())
             if stop.is_set():
                 return
-        ready.put(_End())
+        put(_End())
     except BaseException as error:  # Whatever it is, the consumer must hear of it instead of waiting for ever.
-        ready.put(_Failure(error))
+        put(_Failure(error))

@@ -46,6 +46,7 @@ class _Program:
         self.sums: dict[str, Array] = {n: v for n, v in views.items() if n.startswith("sum.")}
         self.session: Any = None
         self.bindings: dict[tuple[int, ...], Any] = {}
+        self.known: list[tuple[str, Any, tuple[int, ...]]] = []
 
 
 class OrtEngine:
@@ -119,7 +120,11 @@ class OrtEngine:
         Always before a step: ONNX Runtime would read a missing array from the batch before, and broadcast a label of
         one sample over all of them.
         """
-        ports = self._programs[name].batch
+        program = self._programs[name]
+        kinds = [(key, array.dtype, array.shape) for key, array in batch.items()]
+        if kinds == program.known:
+            return
+        ports = program.batch
         sizes: dict[str, int] = {}
         fits = batch.keys() == ports.keys() and all(
             array.dtype.name == port["dtype"]
@@ -137,6 +142,7 @@ class OrtEngine:
                 f"the step expected a batch of {expected}; found {found or 'nothing'}",
                 mend="Names, element types and shapes must agree, and all arrays hold the same number of samples.",
             )
+        program.known = kinds
 
     @property
     def values(self) -> dict[str, OrtValue]:
