@@ -33,9 +33,10 @@ class Stopwatch(mx.Callback):
 
 def by_hand(trainer: mx.Trainer, batches: list[dict[str, Any]]) -> float:
     """Seconds of bare steps."""
+    step = trainer.engine.step
     start = time.perf_counter()
     for batch in batches:
-        trainer.step(batch)
+        step(batch)
     return time.perf_counter() - start
 
 
