@@ -12,7 +12,7 @@ import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.errors import CheckpointError, GradientError, MissingExtraError, UsageError
 from onnxmx.trainer.autodiff import gradients
-from onnxmx.trainer.engine import ENGINES, OrtEngine
+from onnxmx.trainer.engine import ENGINES, OrtEngine, ort_training
 from onnxmx.trainer.engine.ort_training import FlatBuilder
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.run_directory import Position, RunDirectory
@@ -88,3 +88,10 @@ def test_what_the_second_engine_gets_wrong_is_refused(layer: L.Layer, inputs: di
     flat = Differentiator("flat", FlatBuilder, gradients, plain=False)
     with pytest.raises(GradientError, match=rf"(?s){what}.*--engine ort"):
         mx.compile_step(net.build(**inputs), loss="softmax_cross_entropy", optimizer=OPTIMIZER, differentiator=flat)
+
+
+def test_the_second_engine_says_that_it_computes_no_activations_again() -> None:
+    net = L.Sequential(L.Dense(3, activation="tanh", checkpoint=True), L.Dense(2))
+    second = Differentiator("ort-training", FlatBuilder, ort_training.gradients, plain=False)
+    with pytest.raises(GradientError, match=r"(?s)no way to compute activations again.*checkpoint=True.*--engine ort"):
+        mx.compile_step(net.build(x=("batch", 4)), loss="mse", optimizer=OPTIMIZER, differentiator=second)

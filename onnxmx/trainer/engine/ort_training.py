@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.functions import Function
 from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.metadata import CHECKPOINT
 from onnxmx.builder.ops import INT64, UINT32, Arg
 from onnxmx.builder.session import runtime
 from onnxmx.errors import GradientError, GraphError, MissingExtraError, first_line
@@ -97,6 +98,8 @@ def gradients(g: GraphBuilder, of: ir.Value, wrt: Sequence[ir.Value]) -> list[ir
     for node in g.graph:
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
             raise _refusal(f"gradient for {node.op_type}")
+        if CHECKPOINT in node.metadata_props:
+            raise _refusal("way to compute activations again, as a layer with checkpoint=True asks")
     needed = _needed(g, of)
     reached = [w for w in wrt if w in needed]
     proto = ir.to_proto(g.model())
