@@ -19,7 +19,7 @@ from onnxmx.builder.ops import INT64
 from onnxmx.builder.session import open_session
 from onnxmx.errors import UsageError
 from onnxmx.trainer.clipping import ClipScale, Gradients
-from onnxmx.trainer.optimizers import OPTIMIZERS
+from onnxmx.trainer.optimizers import OPTIMIZERS, Optimizer
 from onnxmx.trainer.optimizers.adam import AdamRate
 from onnxmx.trainer.step import initial_state
 from tests.trainer import optimizer_oracle as oracle
@@ -211,3 +211,20 @@ def test_a_zero_gradient_moves_nothing() -> None:
 def test_values_out_of_range(make: Callable[[], Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         make()
+
+
+@pytest.mark.parametrize(
+    ("integers", "floats"),
+    [
+        (mx.Adam(beta1=0), mx.Adam(beta1=0.0)),
+        (mx.Adagrad(epsilon=1, initial=1), mx.Adagrad(epsilon=1.0, initial=1.0)),
+        (mx.AdamW(lr=1, weight_decay=1), mx.AdamW(lr=1.0, weight_decay=1.0)),
+        (mx.SGD(weight_decay=1, groups=(mx.Group("*", decay=2),)), mx.SGD(weight_decay=2.0)),
+        (mx.LAMB(beta2=0, weight_decay=1), mx.LAMB(beta2=0.0, weight_decay=1.0)),
+    ],
+    ids=lambda optimizer: type(optimizer).__name__,
+)
+def test_integers_are_floats(integers: Optimizer, floats: Optimizer) -> None:
+    model = L.Dense(1).build(x=("batch", 2))
+    first, second = (mx.compile_step(model, loss="mean_squared_error", optimizer=o) for o in (integers, floats))
+    assert first.data == second.data

@@ -93,13 +93,10 @@ class Adam(Optimizer):
         return {"m": 0.0, "v": 0.0} | ({"peak": 0.0} if self.amsgrad else {})
 
     def prepare(self, g: GraphBuilder, rate: ir.Value, step: ir.Value) -> Values:
-        scalars: Values = AdamRate(g, rate, step, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon)
-        return scalars
+        return self.apply(AdamRate, g, rate, step)
 
     def update(self, g: GraphBuilder, p: ir.Value, dp: ir.Value, slots: Sequence[ir.Value], shared: Values) -> Values:
-        function = AmsgradUpdate if self.amsgrad else AdamUpdate
-        updated: Values = function(g, p, dp, *slots, *shared, beta1=self.beta1, beta2=self.beta2)
-        return updated
+        return self.apply(AmsgradUpdate if self.amsgrad else AdamUpdate, g, p, dp, *slots, *shared)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxmx.builder.functions import function
+from onnxmx.builder.functions import Function, function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.trainer.optimizers.adam import AdamRate
 from onnxmx.trainer.optimizers.base import Optimizer, Values, correction
@@ -55,18 +55,13 @@ class Adamax(Optimizer):
     fractions: ClassVar[tuple[str, ...]] = ("beta1", "beta2")
     positives: ClassVar[tuple[str, ...]] = ("epsilon",)
     elementwise: ClassVar[bool] = True
+    update_rule: ClassVar[Function] = AdamaxUpdate
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"m": 0.0, "u": 0.0}
 
     def prepare(self, g: GraphBuilder, rate: ir.Value, step: ir.Value) -> Values:
-        return (AdamaxRate(g, rate, step, beta1=self.beta1),)
-
-    def update(self, g: GraphBuilder, p: ir.Value, dp: ir.Value, slots: Sequence[ir.Value], shared: Values) -> Values:
-        updated: Values = AdamaxUpdate(
-            g, p, dp, *slots, *shared, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon
-        )
-        return updated
+        return self.apply(AdamaxRate, g, rate, step)
 
 
 @function(outputs=("rate_m", "rate_g", "root"))
@@ -116,19 +111,13 @@ class NAdam(Optimizer):
     fractions: ClassVar[tuple[str, ...]] = ("beta1", "beta2")
     positives: ClassVar[tuple[str, ...]] = ("epsilon",)
     elementwise: ClassVar[bool] = True
+    update_rule: ClassVar[Function] = NadamUpdate
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"m": 0.0, "v": 0.0}
 
     def prepare(self, g: GraphBuilder, rate: ir.Value, step: ir.Value) -> Values:
-        shared: Values = NadamRate(g, rate, step, beta1=self.beta1, beta2=self.beta2)
-        return shared
-
-    def update(self, g: GraphBuilder, p: ir.Value, dp: ir.Value, slots: Sequence[ir.Value], shared: Values) -> Values:
-        updated: Values = NadamUpdate(
-            g, p, dp, *slots, *shared, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon
-        )
-        return updated
+        return self.apply(NadamRate, g, rate, step)
 
 
 @function(outputs=("next_p", "next_m", "next_s"))
@@ -167,16 +156,10 @@ class AdaBelief(Optimizer):
     fractions: ClassVar[tuple[str, ...]] = ("beta1", "beta2")
     positives: ClassVar[tuple[str, ...]] = ("epsilon",)
     elementwise: ClassVar[bool] = True
+    update_rule: ClassVar[Function] = AdaBeliefUpdate
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"m": 0.0, "s": 0.0}
 
     def prepare(self, g: GraphBuilder, rate: ir.Value, step: ir.Value) -> Values:
-        shared: Values = AdamRate(g, rate, step, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon)
-        return shared
-
-    def update(self, g: GraphBuilder, p: ir.Value, dp: ir.Value, slots: Sequence[ir.Value], shared: Values) -> Values:
-        updated: Values = AdaBeliefUpdate(
-            g, p, dp, *slots, *shared, beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon
-        )
-        return updated
+        return self.apply(AdamRate, g, rate, step)

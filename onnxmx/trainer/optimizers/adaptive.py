@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnxmx.builder.functions import function
+from onnxmx.builder.functions import Function, function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.trainer.optimizers.base import Optimizer, Values
 from onnxmx.trainer.optimizers.sgd import SGD
@@ -37,13 +37,10 @@ class Adagrad(Optimizer):
     positives: ClassVar[tuple[str, ...]] = ("epsilon",)
     rates: ClassVar[tuple[str, ...]] = ("weight_decay", "initial")
     elementwise: ClassVar[bool] = True
+    update_rule: ClassVar[Function] = AdagradUpdate
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"total": self.initial}
-
-    def update(self, g: GraphBuilder, p: ir.Value, dp: ir.Value, slots: Sequence[ir.Value], shared: Values) -> Values:
-        updated: Values = AdagradUpdate(g, p, dp, *slots, *shared, epsilon=self.epsilon)
-        return updated
 
 
 @function(outputs=("next_p", "next_v", "next_u"))
@@ -78,13 +75,10 @@ class Adadelta(Optimizer):
     fractions: ClassVar[tuple[str, ...]] = ("decay",)
     positives: ClassVar[tuple[str, ...]] = ("epsilon",)
     elementwise: ClassVar[bool] = True
+    update_rule: ClassVar[Function] = AdadeltaUpdate
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"v": 0.0, "u": 0.0}
-
-    def update(self, g: GraphBuilder, p: ir.Value, dp: ir.Value, slots: Sequence[ir.Value], shared: Values) -> Values:
-        updated: Values = AdadeltaUpdate(g, p, dp, *slots, *shared, decay=self.decay, epsilon=self.epsilon)
-        return updated
 
 
 @function(outputs=("scaled", "next_v"))
@@ -130,7 +124,7 @@ class RMSProp(Optimizer):
 
     def update(self, g: GraphBuilder, p: ir.Value, dp: ir.Value, slots: Sequence[ir.Value], shared: Values) -> Values:
         scale, own = (CenteredRmsScale, 2) if self.centered else (RmsScale, 1)
-        scaled, *kept = scale(g, dp, *slots[:own], decay=self.decay, epsilon=self.epsilon)
+        scaled, *kept = self.apply(scale, g, dp, *slots[:own])
         # What follows is gradient descent on the scaled gradient.
         following = SGD(momentum=self.momentum).update(g, p, scaled, slots[own:], shared)
         return (following[0], *kept, *following[1:])

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.arguments import CheckedArguments
-from onnxmx.builder.functions import function
+from onnxmx.builder.functions import Function, function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.ops import FLOAT
@@ -44,8 +44,8 @@ class Group(CheckedArguments):
 
 @dataclass(frozen=True)
 class Optimizer(CheckedArguments):
-    """The base of all optimizers. A subclass gives `slots` and `update`, and `prepare` where it needs more than the
-    rate.
+    """The base of all optimizers. A subclass gives `slots` and `update_rule`, and `prepare` where it needs more than
+    the rate.
 
     lr: the learning rate, a number or a schedule.
     weight_decay: added to the gradient as weight_decay * p (L2), or, where the optimizer is `decoupled`, taken from
@@ -57,7 +57,12 @@ class Optimizer(CheckedArguments):
     lr: Rate = 1e-2
     weight_decay: float = field(default=0.0, kw_only=True)
     groups: tuple[Group, ...] = field(default=(), kw_only=True)
+    update_rule: ClassVar[Function]
+    """The update of one parameter, an `ai.onnxmx` function. Inputs: p, dp, its slots, what `prepare` gives; attributes:
+    fields of the optimizer. Outputs: the next p and the next slots."""
     decoupled: ClassVar[bool] = False
+    decay_inside: ClassVar[bool] = False
+    """Whether weight decay is an attribute `decay` of `update_rule`."""
     elementwise: ClassVar[bool] = False
     """Whether each element is updated by itself, whatever parameter it belongs to: small ones are then gathered."""
     fractions: ClassVar[tuple[str, ...]] = ()
@@ -101,7 +106,7 @@ class Optimizer(CheckedArguments):
 
     def update(self, g: GraphBuilder, p: ir.Value, dp: ir.Value, slots: Sequence[ir.Value], shared: Values) -> Values:
         """The next value of the parameter `p`, whose gradient is `dp`, then those of its slots."""
-        raise NotImplementedError  # pragma: no cover - every optimizer defines it
+        return self.apply(self.update_rule, g, p, dp, *slots, *shared)
 
     def decayed_update(
         self,
@@ -114,11 +119,20 @@ class Optimizer(CheckedArguments):
         decay: float,
     ) -> Values:
         """The update with weight decay. rate, decay: those of this parameter."""
+        if self.decay_inside:
+            return self.apply(self.update_rule, g, p, dp, *slots, *shared, decay=decay)
         if decay and self.decoupled:
-            p = DecoupledDecay(g, p, rate, weight_decay=decay)
+            p = DecoupledDecay(g, p, rate, weight_decay=float(decay))
         elif decay:
-            dp = L2Decay(g, p, dp, weight_decay=decay)
+            dp = L2Decay(g, p, dp, weight_decay=float(decay))
         return self.update(g, p, dp, slots, shared)
+
+    def apply(self, function: Function, g: GraphBuilder, *inputs: ir.Value, **numbers: float) -> Values:
+        """The outputs of a function whose attributes are `numbers` and this optimizer's fields of the same names."""
+        given = vars(self) | numbers
+        # As floats: an integer among them would give the attribute another type.
+        made = function(g, *inputs, **{name: float(given[name]) for name in function.attributes})
+        return made if isinstance(made, tuple) else (made,)
 
     def check_groups(self, names: Iterable[str]) -> None:
         """Raises UsageError where a group matches none of the parameters `names`."""
@@ -162,8 +176,3 @@ def correction(g: GraphBuilder, beta: ir.Value, step: ir.Value, *, root: bool = 
     t = g.cast(g.add(step, np.int64(1)), DOUBLE)
     left = g.sub(1.0, g.pow(g.cast(beta, DOUBLE), t))
     return g.cast(g.sqrt(left) if root else left, FLOAT)
-
-
-def scalars(**numbers: Any) -> dict[str, float]:
-    """Attributes of a function as floats: an integer among them would give it another type."""
-    return {name: float(number) for name, number in numbers.items()}

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnxmx.builder.functions import function
+from onnxmx.builder.functions import Function, function
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.trainer.optimizers.base import Optimizer, Values, scalars
+from onnxmx.trainer.optimizers.base import Optimizer
 from onnxmx.trainer.schedules import Rate
 
 
@@ -57,10 +57,7 @@ class FTRL(Optimizer):
     positives: ClassVar[tuple[str, ...]] = ("beta",)
     rates: ClassVar[tuple[str, ...]] = ("weight_decay", "l1", "l2")
     elementwise: ClassVar[bool] = True
+    update_rule: ClassVar[Function] = FtrlUpdate
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"z": 0.0, "n": 0.0}
-
-    def update(self, g: GraphBuilder, p: ir.Value, dp: ir.Value, slots: Sequence[ir.Value], shared: Values) -> Values:
-        updated: Values = FtrlUpdate(g, p, dp, *slots, *shared, **scalars(beta=self.beta, l1=self.l1, l2=self.l2))
-        return updated

@@ -95,9 +95,9 @@ class Muon(Optimizer):
     def update(self, g: GraphBuilder, p: ir.Value, dp: ir.Value, slots: Sequence[ir.Value], shared: Values) -> Values:
         assert p.shape is not None
         n_in, n_out = (int(d) for d in p.shape if isinstance(d, int))
-        direction, m = MuonMomentum(g, dp, *slots, momentum=self.momentum)
+        direction, m = self.apply(MuonMomentum, g, dp, *slots)
         tall = n_in > n_out  # then the products of the transpose are the smaller ones
         x = g.transpose(direction, [1, 0]) if tall else direction
-        y = Orthogonalize(g, x, epsilon=self.epsilon)
+        (y,) = self.apply(Orthogonalize, g, x)
         y = g.transpose(y, [1, 0]) if tall else y
         return MuonUpdate(g, p, y, *shared, scale=math.sqrt(max(1.0, n_out / n_in))), m

@@ -52,10 +52,7 @@ class SGD(Optimizer):
         return {"m": 0.0} if self.momentum else {}
 
     def update(self, g: GraphBuilder, p: ir.Value, dp: ir.Value, slots: Sequence[ir.Value], shared: Values) -> Values:
-        if not self.momentum:
-            return (SgdUpdate(g, p, dp, *shared),)
-        updated: Values = MomentumUpdate(g, p, dp, *slots, *shared, momentum=self.momentum)
-        return updated
+        return self.apply(MomentumUpdate if self.momentum else SgdUpdate, g, p, dp, *slots, *shared)
 
 
 @dataclass(frozen=True)
@@ -75,5 +72,4 @@ class NAG(SGD):
         return {"m": 0.0}
 
     def update(self, g: GraphBuilder, p: ir.Value, dp: ir.Value, slots: Sequence[ir.Value], shared: Values) -> Values:
-        updated: Values = NesterovUpdate(g, p, dp, *slots, *shared, momentum=self.momentum)
-        return updated
+        return self.apply(NesterovUpdate, g, p, dp, *slots, *shared)

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnxmx.builder.functions import function
+from onnxmx.builder.functions import Function, function
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.trainer.optimizers.base import Optimizer, Values
+from onnxmx.trainer.optimizers.base import Optimizer
 from onnxmx.trainer.schedules import Rate
 
 
@@ -31,13 +31,10 @@ class Signum(Optimizer):
     momentum: float = 0.9
     fractions: ClassVar[tuple[str, ...]] = ("momentum",)
     elementwise: ClassVar[bool] = True
+    update_rule: ClassVar[Function] = SignumUpdate
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"m": 0.0}
-
-    def update(self, g: GraphBuilder, p: ir.Value, dp: ir.Value, slots: Sequence[ir.Value], shared: Values) -> Values:
-        updated: Values = SignumUpdate(g, p, dp, *slots, *shared, momentum=self.momentum)
-        return updated
 
 
 @function(outputs=("next_p", "next_m"))
@@ -70,10 +67,7 @@ class Lion(Optimizer):
     fractions: ClassVar[tuple[str, ...]] = ("beta1", "beta2")
     decoupled: ClassVar[bool] = True
     elementwise: ClassVar[bool] = True
+    update_rule: ClassVar[Function] = LionUpdate
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"m": 0.0}
-
-    def update(self, g: GraphBuilder, p: ir.Value, dp: ir.Value, slots: Sequence[ir.Value], shared: Values) -> Values:
-        updated: Values = LionUpdate(g, p, dp, *slots, *shared, beta1=self.beta1, beta2=self.beta2)
-        return updated

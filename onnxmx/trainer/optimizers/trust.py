@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnxmx.builder.functions import function
+from onnxmx.builder.functions import Function, function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.trainer.optimizers.adam import Adam
-from onnxmx.trainer.optimizers.base import Optimizer, Values, correction, scalars
+from onnxmx.trainer.optimizers.base import Optimizer, Values, correction
 from onnxmx.trainer.schedules import Rate
 
 
@@ -54,23 +54,11 @@ class LARS(Optimizer):
     fractions: ClassVar[tuple[str, ...]] = ("momentum",)
     positives: ClassVar[tuple[str, ...]] = ("trust",)
     rates: ClassVar[tuple[str, ...]] = ("weight_decay", "epsilon")
+    update_rule: ClassVar[Function] = LarsUpdate
+    decay_inside: ClassVar[bool] = True
 
     def slots(self, shape: Sequence[int]) -> dict[str, float]:
         return {"m": 0.0}
-
-    def decayed_update(
-        self,
-        g: GraphBuilder,
-        p: ir.Value,
-        dp: ir.Value,
-        slots: Sequence[ir.Value],
-        rate: ir.Value,
-        shared: Values,
-        decay: float,
-    ) -> Values:
-        numbers = scalars(momentum=self.momentum, trust=self.trust, decay=decay, epsilon=self.epsilon)
-        updated: Values = LarsUpdate(g, p, dp, *slots, *shared, **numbers)
-        return updated
 
 
 @function(outputs=("correct_m", "correct_v"))
@@ -120,23 +108,11 @@ class LAMB(Adam):
     epsilon: float = 1e-6
     amsgrad: bool = field(default=False, init=False, repr=False)
     elementwise: ClassVar[bool] = False
+    update_rule: ClassVar[Function] = LambUpdate
+    decay_inside: ClassVar[bool] = True
 
     def prepare(self, g: GraphBuilder, rate: ir.Value, step: ir.Value) -> Values:
-        return (rate, *LambCorrection(g, step, beta1=self.beta1, beta2=self.beta2))
-
-    def decayed_update(
-        self,
-        g: GraphBuilder,
-        p: ir.Value,
-        dp: ir.Value,
-        slots: Sequence[ir.Value],
-        rate: ir.Value,
-        shared: Values,
-        decay: float,
-    ) -> Values:
-        numbers = scalars(beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon, decay=decay)
-        updated: Values = LambUpdate(g, p, dp, *slots, *shared, **numbers)
-        return updated
+        return (rate, *self.apply(LambCorrection, g, step))
 
 
 def norm(g: GraphBuilder, x: ir.Value) -> Value:
