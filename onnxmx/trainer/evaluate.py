@@ -17,7 +17,8 @@ from onnxmx.errors import DataError, UsageError
 from onnxmx.trainer import losses
 from onnxmx.trainer.data import Dataset, Loader
 from onnxmx.trainer.losses import Loss, LossLike, Spec
-from onnxmx.trainer.objective import Measure, Objective, outputs_of
+from onnxmx.trainer.losses.base import Values
+from onnxmx.trainer.objective import Measure, Objective, Task, outputs_of
 from onnxmx.trainer.step import compile_figures, compile_measures
 
 Array = np.ndarray[Any, Any]
@@ -149,15 +150,28 @@ def fit_data(model: Model, data: Dataset, loss: LossLike) -> Dataset:
     )
     for name, spec in objective.labels.items():
         if found[name].dtype != spec.dtype or not agree(spec.shape[1:], found[name].shape[1:]):
-            (rules,) = {task.loss for task in objective.tasks if name in task.columns}
+            task = next(task for task in objective.tasks if name in task.columns)
             raise DataError(
-                f"{rules.name} expected labels of {spec} for this model; "
+                f"{task.loss.name} expected labels of {spec} for this model; "
                 f"found {name!r} of {found[name]} in {data.name}",
-                mend=f"{rules.name} takes {rules.takes}.",
+                mend=_other_loss(task, name, data.labels[name], spec, {n: outputs[n] for n in task.outputs}),
             )
     data = replace(data, labels={name: data.labels[name] for name in objective.labels})
     objective.check(data.labels, outputs)
     return data
+
+
+def _other_loss(task: Task, name: str, array: Array, wanted: Spec, outputs: Values) -> str:
+    """What to do about labels that a loss does not take: the losses that take them, or what these ask of the model."""
+    found = specs_of({name: array})[name]
+    mend = f"{task.loss.name} takes {task.loss.takes}."
+    if fitting := losses.that_take(name, array, found, outputs):
+        mend += f" Losses that take these labels: {', '.join(fitting)}."
+    elif array.dtype.kind in "iu" and array.ndim == 1:
+        mend += " Class numbers are for softmax_cross_entropy, and a model that ends in an output for each class."
+    if wanted.dtype.is_floating_point() and agree(wanted.shape[1:], found.shape[1:]):
+        mend += " As numbers they are given in float32: y.astype(numpy.float32)."
+    return mend
 
 
 def specs_of(labels: Mapping[str, Array]) -> dict[str, Spec]:

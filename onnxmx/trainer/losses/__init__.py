@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from onnxmx.builder.metadata import LOSS
-from onnxmx.errors import UsageError, unknown_name
-from onnxmx.trainer.losses.base import Decisions, Loss, Scores, Spec, Specs
+from onnxmx.builder.values import agree
+from onnxmx.errors import OnnxmxError, UsageError, unknown_name
+from onnxmx.trainer.losses.base import Decisions, Loss, Scores, Spec, Specs, Values
 from onnxmx.trainer.losses.binary import (
+    Adversarial,
     Focal,
     Hinge,
     Logistic,
@@ -135,6 +139,20 @@ def of(model: Model, data: Dataset, loss: LossLike | None = None) -> Loss | Mult
         whole = all(array.dtype.kind in "iu" for array in data.labels.values())
         return SoftmaxCrossEntropy() if whole else MeanSquaredError()
     return kept(text)
+
+
+def that_take(name: str, labels: np.ndarray[Any, Any], found: Spec, outputs: Values) -> list[str]:
+    """The names of the losses that take these labels of a column beside these outputs; those of a GAN are no choice."""
+    fitting = []
+    for rule in (kind() for kind in LOSSES.values() if not issubclass(kind, Adversarial)):
+        try:
+            asked = rule.labels(outputs, {name: found}).get(name) if len(outputs) == rule.reads else None
+            if asked is not None and asked.dtype == found.dtype and agree(asked.shape[1:], found.shape[1:]):
+                rule.check(name, labels, outputs)
+                fitting.append(rule.name)
+        except OnnxmxError:
+            continue
+    return fitting
 
 
 def kept(text: str) -> Loss | MultiTask:

@@ -134,7 +134,7 @@ class Logistic(Signed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Adversarial(Signed):
+class Adversarial(Signed):
     """A loss of a discriminator's score, where the label says whether the sample is real.
 
     real: the same for all samples, and then there is no label: a generator is trained with real=true, which asks for
@@ -162,7 +162,7 @@ def WassersteinError(g: GraphBuilder, score: ir.Value, sign: ir.Value) -> Value:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WassersteinGAN(_Adversarial):
+class WassersteinGAN(Adversarial):
     """-sign score, sign = 1 for real samples and -1 for made ones.   Source: Arjovsky et al. 2017, eq. 3.
 
     real: whether all samples are to count as real, or as made; then there is no label.
@@ -173,7 +173,7 @@ class WassersteinGAN(_Adversarial):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NonSaturatingGAN(_Adversarial):
+class NonSaturatingGAN(Adversarial):
     """log(1 + exp(-sign score)), sign = 1 for real samples and -1 for made ones.
 
     A discriminator learns by it from labels; a generator, with real=true, makes -log(sigmoid(score)) of its samples
