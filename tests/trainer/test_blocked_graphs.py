@@ -1,5 +1,7 @@
 """Odd graphs in ONNX Runtime's blocked layout compute what they did, whatever of them is given out or read inside."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx
 import pytest
@@ -67,6 +69,7 @@ CASES = [
     ("transposed, stride", transposed("strides=[2,2]"), 0),
     ("transposed, dilation", transposed("dilations=[2,2]"), 0),
     ("transposed, output_shape", transposed("output_shape=[11,9]"), 0),
+    ("transposed, with a bias", transposed().replace(" w)", " w, float[32] b)", 1).replace("(x, w)", "(x, w, b)"), 0),
     ("one weight, read three ways", after("y = Conv(c, w) z = ConvTranspose(c, w)", "float y, float z"), 3),
     ("given out on the way", after("t = Tanh(c) y = Conv(t, w) u = Abs(y)", "float c, float t, float y, float u"), 2),
     ("a sum given out", after(f"{AXES} y = ReduceSum(c, axes)"), 1),
@@ -77,6 +80,7 @@ CASES = [
     ("convolutions inside", inside("a = Conv(t, w) b = Tanh(a) o = Conv(b, w)"), 3),
     ("pooling", after("y = MaxPool<kernel_shape=[2,2], strides=[2,1], dilations=[2,3], pads=[0,1,1,0]>(c)"), 1),
     ("pooling, ceil_mode", after("y = MaxPool<kernel_shape=[2,2], strides=[3,3], ceil_mode=1>(c)"), 1),
+    ("pooling, storage_order", after("y = MaxPool<kernel_shape=[2,2], storage_order=1>(c)"), 1),
     ("pooling, its places", after("y, i = MaxPool<kernel_shape=[2,2]>(c)", "float y, int64 i"), 1),
     ("pooling of integers", after("i = Cast<to=3>(c) y = MaxPool<kernel_shape=[2,2]>(i)", "int8 y"), 0),
     ("a mean of integers", after(f"{AXES} d = Add(c, c) i = Cast<to=7>(d) y = ReduceMean(i, axes)", "int64 y"), 0),
@@ -85,19 +89,23 @@ CASES = [
     ("Shape of a part", after("t = Relu(c) y = Shape<start=1, end=-1>(t)", "int64 y"), 1),
     ("Clip without its lower bound", after("y = Clip(c,,hi)", inputs=", float hi"), 1),
     ("a condition from outside", after("y = Where(q, c, x)", inputs=", bool[n,16,9,7] q"), 1),
+    (
+        "beside one vector at two widths",
+        after("a = Add(c, v) p = MaxPool<kernel_shape=[2,2]>(a) y = Mul(p, v)", inputs=", float[16,1,1] v"),
+        1,
+    ),
     *((f"beside {shape or 'a number'}", beside(shape), 1) for shape in SHAPES),
 ]
 
 
 @pytest.mark.parametrize(("text", "blocked"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
 def test_a_graph_in_blocks_computes_the_same(text: str, blocked: int) -> None:
-    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> g {text}')
-    for value in model.graph.input:
-        value.type.tensor_type.shape.SetInParent()  # a number: no sizes, but a rank
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")  # of whatever size it has
+    model = parsed(text)
     data = lower(model.SerializeToString(), B)
-    assert kernels(onnx.load_from_string(data).graph) == blocked
+    lowered = onnx.load_from_string(data).graph
+    assert kernels(lowered) == blocked
+    assert convolutions(lowered) == convolutions(model.graph)  # none is computed in both layouts
+    assert [v.name for v in lowered.output] == [v.name for v in model.graph.output]
     expected, found = (open_session(graph, threads=1) for graph in (model.SerializeToString(), data))
     for n in (3, 1, 4):
         feeds = {value.name: array(value, n) for value in model.graph.input}
@@ -107,10 +115,47 @@ def test_a_graph_in_blocks_computes_the_same(text: str, blocked: int) -> None:
             np.testing.assert_allclose(b, a, rtol=scale, atol=scale * np.abs(a).max())
 
 
+REORDERED = [
+    # what, graph, images that are brought into blocks and out of them
+    ("in and out", after("y = Tanh(c)"), 2),
+    ("given out on the way", after("t = Tanh(c) y = Conv(t, w)", "float t, float y"), 3),
+    ("a mean, its axes from the end", after("a = Constant<value=int64[3]{-1,-4,-2}>() y = ReduceMean(c, a)"), 1),
+    ("beside a number a sample", after("y = Mul(c, v)", inputs=", float[n,1,1,1] v"), 2),
+    ("beside one image", after("y = Mul(c, v)", inputs=", float[1,16,9,7] v"), 3),
+    ("Shape", after("t = Relu(c) y = Shape(t)", "int64 y"), 1),
+]
+
+
+@pytest.mark.parametrize(("text", "count"), [c[1:] for c in REORDERED], ids=[c[0] for c in REORDERED])
+def test_no_image_is_reordered_in_between(text: str, count: int) -> None:
+    nodes = onnx.load_from_string(lower(parsed(text).SerializeToString(), B)).graph.node
+    assert sum(n.op_type.startswith("Reorder") for n in nodes) == count
+
+
+def parsed(text: str) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> g {text}')
+    for value in model.graph.input:
+        value.type.tensor_type.shape.SetInParent()  # a number: no sizes, but a rank
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")  # of whatever size it has
+    return model
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Those of graphs inside included."""
+    for node in graph.node:
+        yield node
+        for a in node.attribute:
+            yield from nodes_of(a.g)
+
+
 def kernels(graph: onnx.GraphProto) -> int:
-    """Convolutions in blocks, those of graphs inside included."""
-    inside = (a.g for node in graph.node for a in node.attribute if a.HasField("g"))
-    return sum(n.domain == DOMAIN and n.op_type == "Conv" for n in graph.node) + sum(map(kernels, inside))
+    """Convolutions in blocks."""
+    return sum(n.domain == DOMAIN and n.op_type == "Conv" for n in nodes_of(graph))
+
+
+def convolutions(graph: onnx.GraphProto) -> int:
+    return sum(n.op_type in ("Conv", "ConvTranspose") for n in nodes_of(graph))
 
 
 def array(value: onnx.ValueInfoProto, n: int) -> np.ndarray:

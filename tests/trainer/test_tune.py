@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 import onnxmx as mx
@@ -67,6 +69,7 @@ def test_full_measures_once_and_cached_takes_what_was_found(tmp_path: Path) -> N
     found = json.loads(path.read_text())
     assert len(found) == len(said) == len(first.picked) == 4  # dx and dW of both convolutions
     assert all(set(entry["ms"]) >= {entry["best"]} for entry in found.values())
+    assert all(key.startswith(f"onnxruntime {onnxruntime.__version__} ") for key in found)
 
     for mode in ("cached", "full"):
         again = Tuner(mode, batch=4, path=path, report=said.append)
@@ -134,6 +137,34 @@ def test_what_cannot_run_or_gives_no_number_is_not_picked(tmp_path: Path, monkey
     assert tuner(choice, [x], {}, "not_a_number") == "not_a_number"
     (found,) = json.loads((tmp_path / "tune.json").read_text()).values()
     assert list(found["ms"]) == ["not_a_number"]
+
+
+@pytest.mark.parametrize("default", ["slow", "quick"])
+def test_the_quickest_that_computes_the_same_is_picked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default: str
+) -> None:
+    monkeypatch.setattr("onnxmx.trainer.autodiff.choice.CHOICES", [])
+
+    def quick(g: GraphBuilder, x: Any, *, by: float) -> Any:
+        return g.mul(x, np.float32(by))
+
+    def slow(g: GraphBuilder, x: Any, *, by: float) -> Any:
+        for _ in range(10):
+            x = g.matmul(x, np.eye(512, dtype=np.float32))
+        return quick(g, x, by=by)
+
+    def wrong(g: GraphBuilder, x: Any, *, by: float) -> Any:
+        return g.mul(x, np.float32(by + 0.01))
+
+    choice = Choice("Odd", "dx", slow=slow, quick=quick, wrong=wrong)
+    x, open_size = (GraphBuilder("scratch").input("x", ("batch", n)) for n in (512, "n"))
+    tuner, beside = (Tuner("full", batch=64, path=tmp_path / "tune.json") for _ in range(2))
+    assert tuner.known == beside.known == {}
+    assert tuner(choice, [open_size], {"by": 2.0}, default) == default  # of no size that could be measured
+    assert beside(choice, [x], {"by": 2.0}, default) == "quick"
+    assert tuner(choice, [x], {"by": 3.0}, default) == "quick"  # and keeps what another one has written meanwhile
+    assert [set(entry["ms"]) for entry in tuner.known.values()] == [{"slow", "quick"}] * 2  # one for each option
+    assert Tuner("full", batch=64, path=tmp_path / "tune.json").known == tuner.known
 
 
 def test_copies_for_many_columns_are_not_even_measured(tmp_path: Path) -> None:

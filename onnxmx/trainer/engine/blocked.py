@@ -196,8 +196,8 @@ class _Lowering:
         if _int(node, "ceil_mode", 0):  # of how many windows it has, ONNX and its runtime think differently
             return False
         assert x is not None
-        kept = [a for a in node.attributes.values() if a.name != "storage_order"]
-        return self._set(node.outputs[0], self._op("MaxPool", self.nominal(x), domain=DOMAIN, attributes=kept))
+        y = self._op("MaxPool", self.nominal(x), domain=DOMAIN, attributes=node.attributes.values())
+        return self._set(node.outputs[0], y)
 
     def _stretch(self, node: ir.Node) -> bool:
         t, y = node.inputs[0], node.outputs[0]
@@ -235,10 +235,10 @@ class _Lowering:
     def _operand(self, x: ir.Value, y: ir.Value) -> ir.Value | None:
         if x.shape is None or any(not isinstance(d, int) for d in x.shape[1:]):
             return None
-        if len(x.shape) == 4 and self.fits(x) and _sizes(x) == _sizes(y) and x.shape[0] == y.shape[0]:  # type: ignore[index]
+        if len(x.shape) == 4 and self.fits(x) and _sizes(x) == _sizes(y):
             return self.block(x) if x in self.blocked or x.dtype == ir.DataType.FLOAT else None
         sizes = [1] * (4 - len(x.shape)) + list(x.shape)
-        if sizes == [1, 1, 1, 1]:
+        if sizes[1:] == [1, 1, 1]:
             return x
         c, _, w = _sizes(y)
         if sizes != [1, c, 1, 1]:
