@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
 
+from onnxmx.builder.kinds import given_to, wrong_kind
 from onnxmx.builder.source import user_line
 from onnxmx.builder.synonyms import instead_of
 from onnxmx.errors import UsageError, nearest
@@ -22,8 +23,16 @@ R = TypeVar("R")
 class CheckedArguments:
     """A class whose constructor raises UsageError, at the user's line, for arguments that it does not take.
 
-    It looks at a constructor that is given any: a copy is made without.
+    It looks at a constructor that is given any: a copy is made without. Where a constructor of ours stumbles over an
+    argument that is not of the kind that its annotation says, that is the error.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__module__.startswith("onnxmx."):
+            for name in ("__init__", "__post_init__"):
+                if name in cls.__dict__:
+                    setattr(cls, name, _explained(cls.__dict__[name]))
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if args or kwargs:
@@ -34,19 +43,50 @@ class CheckedArguments:
 
 
 def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that raises UsageError, at the user's line, for arguments that it does not take."""
+    """A function that raises UsageError, at the user's line, for arguments that it does not take.
+
+    Where it stumbles over one that is not of the kind that its annotation says, that is the error. What works is not
+    looked at.
+    """
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except TypeError as error:
+        except _STUMBLES as error:
+            name = function.__name__
             # A traceback that ends in this frame: the call itself failed, nothing inside the function.
-            if error.__traceback__ is None or error.__traceback__.tb_next is not None:
-                raise
-        raise _refused(function.__qualname__, _parameters(function), args, kwargs)
+            if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+                raise _refused(name, _parameters(function), args, kwargs) from None
+            if refused := wrong_kind(name, function, given_to(function, args, kwargs)):
+                raise refused from None
+            raise
 
     return checked
+
+
+_STUMBLES = (TypeError, AttributeError, ValueError)
+"""What Python raises where a value is not of the kind that was expected."""
+
+
+def _explained(method: Callable[..., None]) -> Callable[..., None]:
+    """A constructor's part, whose errors over an argument of another kind are explained."""
+
+    @functools.wraps(method)
+    def explained(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except _STUMBLES:
+            kind = type(self)
+            if method.__name__ == "__init__":
+                of, given = method, [*given_to(method, (self, *args), kwargs)]
+            else:
+                of, given = kind, list(vars(self).items())
+            if refused := wrong_kind(kind.__name__, of, given):
+                raise refused from None
+            raise
+
+    return explained
 
 
 class _Takes(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.source import user_line
 from onnxmx.errors import DataError, UsageError, unknown_name
 
@@ -141,6 +142,7 @@ def array(values: Any) -> Initializer:
     return lambda shape, random: np.asarray(values, np.float32)
 
 
+@checked_arguments
 def file(path: str | os.PathLike[str]) -> Initializer:
     """The array in a .npy file, whose shape must be the parameter's. Raises DataError where it cannot be read."""
     try:

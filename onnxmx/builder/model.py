@@ -168,6 +168,7 @@ class Model(Surgery):
     def _parameter_values(self) -> dict[str, ir.Value]:
         return weights.parameters(self.ir.graph, self._listed())
 
+    @checked_arguments
     def with_parameters(self, arrays: dict[str, Array]) -> Model:
         """A copy with other numbers. arrays: some or all parameters, each of its own shape, float32."""
         copy = Model(ir.from_proto(ir.to_proto(self.ir)))
@@ -230,6 +231,7 @@ class Model(Surgery):
                 value.const_value.numpy()  # drawn here: onnx-ir would wrap the error of an initializer in its own
         return check(ir.to_proto(self.ir))
 
+    @checked_arguments
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to `path`. A failure leaves what was there before."""
         write_atomic(path, self.to_bytes())
@@ -240,6 +242,7 @@ class Model(Surgery):
         return summarize(self.ir, learned, set(self.trainable), set(self._parameter_values()) - learned)
 
     # --- pictures
+    @checked_arguments
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw the graph to an .svg, .png, .pdf or .dot file. Needs the extra `plot`."""
         drawing.plot(self.ir.graph, path)

@@ -19,6 +19,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from onnxmx.builder import weights
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.foreign import check
 from onnxmx.builder.graft import free, graft, value_names
 from onnxmx.builder.graph import GraphBuilder, Value
@@ -50,6 +51,7 @@ class Surgery:
         text = self.ir.metadata_props.get(TRAINABLE)
         return None if text is None else _names(text)
 
+    @checked_arguments
     def freeze(self, *patterns: str) -> Self:
         """Training leaves the parameters alone that a pattern names: `encoder`, `encoder.0.*`, `*.bias`.
 
@@ -61,12 +63,14 @@ class Surgery:
         copy = self._copy()
         return self._finish(copy, [name for name in self.trainable if name not in frozen])
 
+    @checked_arguments
     def unfreeze(self, *patterns: str) -> Self:
         """Training changes the parameters again that a pattern names; running statistics are none of them."""
         able = weights.trainable_at_all(self.ir.graph, self._listed())
         wanted = _matching(patterns, able) | set(self.trainable)
         return self._finish(self._copy(), [name for name in able if name in wanted])
 
+    @checked_arguments
     def checkpoint(self, *patterns: str) -> Self:
         """Training computes what is inside the layers named again instead of keeping it: `stage1.0`, `layer*.*`.
 
@@ -90,6 +94,7 @@ class Surgery:
         return self._finish(copy)
 
     # --- parts
+    @checked_arguments
     def cut(self, name: str, *names: str) -> Self:
         """The model up to values, which become its only outputs. What only later parts need is left out."""
         copy = self._copy()
@@ -98,6 +103,7 @@ class Surgery:
         copy.graph.outputs.extend(values)
         return self._finish(_pruned(copy))
 
+    @checked_arguments
     def replace_head(self, name: str, head: Net, *, seed: int = 0) -> Self:
         """The model up to a value, and `head` on it. The output keeps its name where there was one output.
 
@@ -117,6 +123,7 @@ class Surgery:
         copy.graph.outputs.append(y)
         return self._finish(copy, [*trained, *names])
 
+    @checked_arguments
     def insert(self, name: str, layer: Net, *, seed: int = 0) -> Self:
         """`layer` between a value and everything that reads it. Raises ShapeError where what follows does not fit."""
         copy = self._copy()
@@ -135,6 +142,7 @@ class Surgery:
         graph.sort()
         return self._finish(infer_anew(copy), [*self.trainable, *names])
 
+    @checked_arguments
     def merge(self, other: Surgery, connect: dict[str, str], *, prefix: str = "") -> Self:
         """Both models as one: outputs of this one become inputs of the other.
 
@@ -158,6 +166,7 @@ class Surgery:
         return self._finish(infer_anew(copy), [*self.trainable, *(v.name or "" for v in parameters)])
 
     # --- names and sizes
+    @checked_arguments
     def rename(self, names: dict[str, str]) -> Self:
         """Inputs, outputs and parameters by other names. names: {old: new}."""
         copy = self._copy()

@@ -203,7 +203,10 @@ def as_schedule(lr: Rate) -> Schedule:
     """A number is a constant schedule, a function a custom one."""
     if isinstance(lr, Schedule):
         return lr
-    return Custom(lr) if callable(lr) else Constant(float(lr))
+    if callable(lr):
+        return Custom(lr)
+    check_rate("a learning rate", lr)
+    return Constant(float(lr))
 
 
 def check_rate(what: str, rate: float) -> None:

@@ -1,0 +1,93 @@
+"""An argument of another kind: an error at the user's line in the place of a traceback through the library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+import onnxmx as mx
+from onnxmx import layers as L
+from onnxmx.builder.kinds import fits
+from onnxmx.errors import UsageError
+from tests.builder.bad_input import Bad
+from tests.trainer.nets import blob_net
+
+ANY: Any = None
+THREE: Any = 3
+FILE: Any = "lenet.onnx"
+DATA = mx.data.Dataset.from_arrays(np.zeros((8, 4), np.float32), np.zeros(8, np.int64))
+TABLE: dict[str, tuple[Callable[[], Any], str]] = {
+    "a number to quantize on": (lambda: mx.quantize(blob_net(), THREE, DATA, "x.onnx"), "calibration as a Dataset;"),
+    "arrays to quantize on": (lambda: mx.quantize(blob_net(), np.zeros((8, 4)), DATA, "x.onnx"), "found ndarray"),  # type: ignore[arg-type]
+    "a number to quantize": (lambda: mx.quantize(THREE, DATA, DATA, "x.onnx"), "path as text or a path; found 3"),
+    "a number to write to": (lambda: mx.quantize(blob_net(), DATA, DATA, THREE), "out as text or a path; found 3"),
+    "a file to quantize in training": (lambda: mx.quantize_aware(FILE, DATA), "model as a Model; found 'lenet.onnx'"),
+    "a file to differentiate": (lambda: mx.grad(FILE, wrt="x"), "grad expected model as a Model; found 'lenet.onnx'"),
+    "no model to find a rate for": (lambda: mx.find_lr(ANY, DATA), "find_lr expected model as a Model; found NoneType"),
+    "a number to find a batch with": (lambda: mx.find_batch_size(blob_net(), THREE), "data as a Dataset; found 3"),
+    "text as a number of steps": (lambda: mx.find_lr(blob_net(), DATA, low="a"), "low as a number; found 'a'"),  # type: ignore[arg-type]
+    "a number to compile": (lambda: mx.compile_step(THREE, loss="huber", optimizer=mx.SGD()), "model as a Model"),
+    "a number to train": (lambda: mx.Trainer(THREE), "expected model as a Model; found 3"),
+    "a number to go on with": (lambda: mx.resume(THREE), "folder as text or a path; found 3"),
+    "a number to load": (lambda: mx.load(THREE), "load expected path as text or a path; found 3"),
+    "a number to save to": (lambda: blob_net().save(THREE), "save expected path as text or a path; found 3"),
+    "a number to cut at": (lambda: blob_net().cut(THREE), "no .* named 3"),
+    "a list to freeze": (lambda: blob_net().freeze(["a"]), r"freeze expected patterns as text; found list"),  # type: ignore[arg-type]
+    "a number to merge": (lambda: blob_net().merge(THREE, {}), "other as a Surgery; found 3"),
+    "a number to serve": (lambda: mx.serve(THREE), "serve expected path as .*text or a path; found 3"),
+    "text as a port": (lambda: mx.serve("x.onnx", port="80"), "port as a whole number; found '80'"),  # type: ignore[arg-type]
+    "a folder that is a number": (lambda: mx.fit(blob_net(), DATA, out=THREE, progress=False), "out as text or a path"),
+    "True as a way to tune": (lambda: mx.fit(blob_net(), DATA, tune=True, progress=False), "named True"),  # type: ignore[arg-type]
+    "a model for several": (lambda: mx.Joint(blob_net(), {}), "Joint expected models as a dict; found Model"),  # type: ignore[arg-type]
+    "a number of groups": (lambda: mx.Adam(groups=THREE), "Adam expected groups as a list; found 3"),
+    "one optimizer by name": (lambda: mx.ByName(THREE), "ByName expected optimizers as a dict; found 3"),
+    "text as a warm-up": (lambda: mx.WarmupCosine(0.1, "a"), "warmup as a whole number; found 'a'"),  # type: ignore[arg-type]
+    "text after a schedule": (lambda: mx.Cosine(0.1).then("a", 3), "a learning rate expected a finite number"),  # type: ignore[arg-type]
+    "arrays without names": (lambda: mx.data.Dataset("a", "train", np.zeros((3, 4))), "inputs as a dict; found nd"),  # type: ignore[arg-type]
+    "a number of classes": (lambda: mx.data.Dataset.from_arrays([1], [0], classes=THREE), "classes as a list; found 3"),
+    "a number as a split": (lambda: mx.data.digits(THREE), "named 3"),
+    "a number as a model's name": (lambda: mx.models.build(THREE), "named 3"),
+    "a number as an initializer's file": (lambda: mx.init.file(THREE), "file expected path as text or a path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_an_argument_of_another_kind(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write, says = TABLE[name]
+    with pytest.raises(UsageError, match=says) as caught:
+        write()
+    assert caught.value.__cause__ is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_points_at_the_line() -> None:
+    Bad(lambda: mx.grad(FILE, wrt="x"), UsageError, "mx.load").provoke()
+    Bad(lambda: mx.Adam(groups=THREE), UsageError, "See help").provoke()
+
+
+def test_what_a_callback_of_ones_own_raises_stays() -> None:
+    class Wrong(mx.Callback):
+        def begin(self, loop: Any) -> None:
+            len(THREE)
+
+    with pytest.raises(TypeError, match="has no len"):
+        mx.fit(blob_net(), DATA, callbacks=[Wrong()], progress=False, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "yes"),
+    [
+        (3, float, True), (np.float32(3), float, True), (True, int, False), (np.int64(3), int, True), ("3", int, False),
+        (None, int | None, True), ("a", int | None, False), ("a", Sequence[str], False), (["a"], Sequence[str], True),
+        (("a",), tuple[str, ...], True), ({"a": 1}, Mapping[str, int], True), (3, Mapping[str, int], False),
+        (len, Callable[..., int], True), (3, Callable[..., int], False), (3, Any, True), ("b", Literal["a", "b"], True),
+        ("c", Literal["a", "b"], False), (L.Dense(3), L.Layer, True), (L.Dense, L.Layer, False), (None, None, True),
+    ],
+)  # fmt: skip
+def test_kinds(value: Any, hint: Any, yes: bool) -> None:
+    assert fits(value, hint) is yes
