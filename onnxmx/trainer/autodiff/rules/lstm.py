@@ -75,13 +75,13 @@ def _slopes(
     a: ir.Value,
     ia: ir.Value,
     fc: ir.Value,
-) -> tuple[Value, Value]:
+) -> tuple[Value, ...]:
     """For all steps at once: dc/dh, and dz/(dc, dh, dc, dc) of the four gates, each in two operations.
 
     t = tanh(c).   ia = i a, fc = f c[t-1].   i(1-i) a = ia - ia i, and so on.
     """
-    parts = [g.mul(v, g.sub(1.0, gate)) for v, gate in ((ia, i), (h, o), (fc, f))]
-    return g.sub(o, g.mul(h, t)), g.concat([*parts, g.sub(i, g.mul(ia, a))], 2)
+    by_i, by_o, by_f = (g.mul(v, g.sub(1.0, gate)) for v, gate in ((ia, i), (h, o), (fc, f)))
+    return g.sub(o, g.mul(h, t)), by_i, by_o, by_f, g.sub(i, g.mul(ia, a))
 
 
 def _backwards(
@@ -94,17 +94,17 @@ def _backwards(
 ) -> tuple[list[Value], Value]:
     """The gradients of the states before the first step, and dz of all steps.
 
-    factors: dc/dh, dz/(dc, dh, dc, dc), and what takes dc one step back.   outputs: dy, if any, and what `d` counts.
+    factors: dc/dh, the four dz/(dc, dh, dc, dc), and what takes dc one step back.   outputs: dy, if any, and what `d` counts.
     """
 
     def step(b: GraphBuilder, state: Any, element: Any) -> Any:
         dh, dc = state
         if d.dy is not None if d else outputs:
-            dh = b.add(dh, element[3])
+            dh = b.add(dh, element[6])
         dc = b.add(dc, b.mul(dh, element[0]))
-        dz = b.mul(b.concat([dc, dh, dc, dc], 1), element[1])
+        dz = b.concat([b.mul(v, by) for v, by in zip((dc, dh, dc, dc), element[1:5], strict=True)], 1)
         back = b.matmul(dz, r)
-        return [back if d is None else carry_past_the_end(b, d, back, dh, element), b.mul(dc, element[2])], [dz]
+        return [back if d is None else carry_past_the_end(b, d, back, dh, element), b.mul(dc, element[5])], [dz]
 
     before, (dz,) = scan(g, step, dstates, [*factors, *outputs], reverse=True)
     return before, dz
