@@ -94,7 +94,8 @@ def _backwards(
 ) -> tuple[list[Value], Value]:
     """The gradients of the states before the first step, and dz of all steps.
 
-    factors: dc/dh, the four dz/(dc, dh, dc, dc), and what takes dc one step back.   outputs: dy, if any, and what `d` counts.
+    factors: dc/dh, the four dz/(dc, dh, dc, dc), and what takes dc one step back.
+    outputs: dy, if any, and what `d` counts.
     """
 
     def step(b: GraphBuilder, state: Any, element: Any) -> Any:
