@@ -105,6 +105,18 @@ def library_option(*names: str, **attributes: Any) -> Decorator:
     return click.option(*names, cls=LibraryOption, **attributes)
 
 
+def threads_option(of: str) -> Decorator:
+    """--threads, whose default is that of `of`, a library function as `module:function`."""
+    words = "Worker threads; by default the cores of this machine."
+    return library_option("--threads", type=int, default_in=f"{of}.threads", help=words)
+
+
+def provider_option(of: str) -> Decorator:
+    """--provider, likewise."""
+    table = "onnxmx.builder.session:PROVIDERS"
+    return library_option("--provider", choices_in=table, default_in=f"{of}.provider", help="Where to run.")
+
+
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """Those options that were given: the library has its own defaults for the others."""
     return {name: value for name, value in options.items() if value is not None}

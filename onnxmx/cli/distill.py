@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from onnxmx.cli.command import command, given, library_option
+from onnxmx.cli.command import command, given, library_option, threads_option
 from onnxmx.cli.output import Answer
-from onnxmx.cli.train import answer, free_folder, option
+from onnxmx.cli.train import CONFIG, answer, free_folder, option
 from onnxmx.errors import UsageError
 
 _TEACHER = "onnxmx.trainer.teacher:Teacher"
@@ -43,7 +43,7 @@ onnxmx distill small.onnx --teacher large.onnx --data mnist --temperature 8 --fe
 @option("--batch-size", field="batch_size", type=int, help="Samples a step.")
 @option("--lr", field="lr", type=float, help="The learning rate at its highest; by default the optimizer's own.")
 @option("--seed", field="seed", type=int, help="What initial parameters, shuffling and dropout are drawn from.")
-@option("--threads", field="threads", type=int, help="Worker threads; by default the cores of this machine.")
+@threads_option(CONFIG)
 @click.option(
     "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of config.toml; again for another."
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from onnxmx.cli.command import command, data_options, given, library_option
+from onnxmx.cli.command import command, data_options, given, library_option, provider_option, threads_option
 from onnxmx.cli.output import Answer, Result
 
 _EVALUATE = "onnxmx.trainer.evaluate:evaluate"
@@ -20,18 +20,8 @@ _EVALUATE = "onnxmx.trainer.evaluate:evaluate"
 @library_option("--loss", default_in=f"{_EVALUATE}.loss", help="By default that of the model's training.")
 @click.option("--measure", multiple=True, metavar="METRIC", help="What to measure, such as mcc; again for another.")
 @library_option("--batch-size", type=int, default_in=f"{_EVALUATE}.batch_size", help="Samples a run.")
-@library_option(
-    "--threads",
-    type=int,
-    default_in=f"{_EVALUATE}.threads",
-    help="Worker threads; by default the cores of this machine.",
-)
-@library_option(
-    "--provider",
-    choices_in="onnxmx.builder.session:PROVIDERS",
-    default_in=f"{_EVALUATE}.provider",
-    help="Where to run.",
-)
+@threads_option(_EVALUATE)
+@provider_option(_EVALUATE)
 def evaluate(
     model: str, data: str, data_dir: str | None, split: str, measure: tuple[str, ...], **options: Any
 ) -> Answer:

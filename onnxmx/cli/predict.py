@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxmx.cli.command import command, given, library_option
+from onnxmx.cli.command import command, given, library_option, provider_option, threads_option
 from onnxmx.cli.output import Answer, Result, Stream
 from onnxmx.cli.report import to_object
 from onnxmx.errors import DataError, UsageError
@@ -31,18 +31,8 @@ echo '{"image": [[0, 12, ...], ...]}' | onnxmx predict runs/lenet-digits/model.o
 @library_option(
     "--white", type=float, default_in=f"{_PREDICTOR}.white", help="The raw value of an image's white pixel."
 )
-@library_option(
-    "--threads",
-    type=int,
-    default_in=f"{_PREDICTOR}.threads",
-    help="Worker threads; by default the cores of this machine.",
-)
-@library_option(
-    "--provider",
-    choices_in="onnxmx.builder.session:PROVIDERS",
-    default_in=f"{_PREDICTOR}.provider",
-    help="Where to run.",
-)
+@threads_option(_PREDICTOR)
+@provider_option(_PREDICTOR)
 def predict(model: str, inputs: tuple[str, ...], **options: Any) -> Answer:
     """Ask a model about images, .npy arrays, .csv rows, or samples on stdin.
 

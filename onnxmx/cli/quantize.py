@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from onnxmx.cli.command import command, data_options, given, library_option
+from onnxmx.cli.command import command, data_options, given, library_option, threads_option
 from onnxmx.cli.output import Answer, Result
 
 _QUANTIZE = "onnxmx.exporter:quantize"
@@ -39,12 +39,7 @@ onnxmx quantize runs/lenet-digits/model.onnx --data digits --finetune 2"""
 @library_option(
     "--lr", type=float, default_in=f"{_QUANTIZE}.lr", help="The learning rate of --finetune at its highest."
 )
-@library_option(
-    "--threads",
-    type=int,
-    default_in=f"{_QUANTIZE}.threads",
-    help="Worker threads; by default the cores of this machine.",
-)
+@threads_option(_QUANTIZE)
 def quantize(model: str, data: str, data_dir: str | None, out: str | None, **options: Any) -> Answer:
     """Quantize a model to 8-bit integers, and measure what that changes.
 

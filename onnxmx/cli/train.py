@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxmx.cli.command import Decorator, command, given, library_option
+from onnxmx.cli.command import Decorator, command, given, library_option, provider_option, threads_option
 from onnxmx.cli.output import Answer, Result
 from onnxmx.errors import UsageError
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from onnxmx.trainer.config import TrainConfig
     from onnxmx.trainer.loop import Run
 
-_CONFIG = "onnxmx.trainer.config:TrainConfig"
+CONFIG = "onnxmx.trainer.config:TrainConfig"
 
 
 def option(*names: str, field: str, **attributes: Any) -> Decorator:
     """An option for one field of TrainConfig, whose default it shows."""
-    return library_option(*names, field, default_in=f"{_CONFIG}.{field}", **attributes)
+    return library_option(*names, field, default_in=f"{CONFIG}.{field}", **attributes)
 
 
 def _flag(name: str, *, field: str, help: str) -> Decorator:
@@ -72,8 +72,8 @@ onnxmx train --resume runs/first"""
     metavar="KEY=VALUE",
     help="Any key of config.toml, such as optimizer.lr=3e-4 or schedule.name=cosine; again for another.",
 )
-@option("--threads", field="threads", type=int, help="Worker threads; by default the cores of this machine.")
-@option("--provider", field="provider", choices_in="onnxmx.builder.session:PROVIDERS", help="Where to run.")
+@threads_option(CONFIG)
+@provider_option(CONFIG)
 @option("--engine", field="engine", choices_in="onnxmx.trainer.engine:ENGINES", help="Who makes and runs the step.")
 @option(
     "--tune",
@@ -214,6 +214,7 @@ def _try(config: TrainConfig, trained: Run) -> Result:
 
 
 def answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> Result:
+    """What a run came to, in words and as JSON, and the commands that come next. seconds: those of this call."""
     from onnxmx.trainer.profile import TRACE, summarize
     from onnxmx.trainer.timing import show_timing
 

@@ -30,7 +30,7 @@ from onnxmx.trainer.optimizers import OPTIMIZERS, Group, Optimizer
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.regularizers import L1, L2, MaxNorm, Regularizer
 from onnxmx.trainer.schedules import SCHEDULES, ReduceOnPlateau, Schedule, as_schedule
-from onnxmx.trainer.tables import Table, check_type, listed, make, named, override, unknown_key
+from onnxmx.trainer.tables import Table, as_table, check_type, listed, make, override, unknown_key
 from onnxmx.trainer.teacher import Teacher
 from onnxmx.trainer.update import Update
 
@@ -97,14 +97,14 @@ class TrainConfig:
 
     def make_optimizer(self) -> Optimizer:
         """The optimizer with its schedule. Raises UsageError for unknown names and rates out of range."""
-        table = _with_twin("optimizer", named("optimizer", self.optimizer, "adam"), "lr", self.lr)
+        table = _with_twin("optimizer", as_table("optimizer", self.optimizer, "adam"), "lr", self.lr)
         groups = [_group(k, found) for k, found in enumerate(listed(table.pop("groups", [])))]
         plain: Optimizer = make("optimizer", table, OPTIMIZERS)
         assert isinstance(plain.lr, (int, float))  # the default of an optimizer is a number
         return dataclasses.replace(plain, lr=self._schedule(plain.lr), groups=tuple(groups))
 
     def _schedule(self, rate: float) -> Schedule:
-        tables = [dict(named("schedule", found, "warmup_cosine")) for found in listed(self.schedule)]
+        tables = [dict(as_table("schedule", found, "warmup_cosine")) for found in listed(self.schedule)]
         if not tables:
             raise UsageError("schedule expected at least one; found an empty list")
         tables[0] = _with_twin("schedule", tables[0], "warmup", self.warmup)

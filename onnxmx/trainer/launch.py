@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -50,35 +51,34 @@ def start(
     if plan.overfit_one_batch:
         data, validation, out, callbacks = data.take(plan.batch_size), None, None, ()
         plan = replace(plan, epochs=total, **_OVERFITTING)
-    if plan.fast_dev_run:
-        data, plan = data.take(_TRIAL * plan.batch_size), replace(plan, epochs=1)
-        validation = validation.take(_TRIAL * plan.batch_size) if validation is not None else None
-        with tempfile.TemporaryDirectory(prefix="onnxmx-") as out:
-            return _begin(model, data, plan, validation, update, out, False, callbacks, progress, total)
-    return _begin(model, data, plan, validation, update, out, overwrite, callbacks, progress, total)
+    with contextlib.ExitStack() as trial:
+        if plan.fast_dev_run:
+            data, plan = data.take(_TRIAL * plan.batch_size), replace(plan, epochs=1)
+            validation = validation.take(_TRIAL * plan.batch_size) if validation is not None else None
+            out, overwrite = trial.enter_context(tempfile.TemporaryDirectory(prefix="onnxmx-")), False
+        folder = RunDirectory(out) if out is not None else None
+        if folder:
+            folder.claim(configured=True, overwrite=overwrite)
+        # Through bytes, as a resumed run reads it: both go on from the same graph.
+        model = from_bytes(_with_facts(model, data, plan).to_bytes())
+        data, validation = _fit_both(model, data, validation, plan)
+        step = _compile(model, data, plan, update, total, progress)
+        state = initial_state(model, update.optimizer, plan.seed, update.average, plan.precision)
+        # Before the first file: what cannot be trained leaves nothing behind.
+        loop = _loop(model, step, state, data, validation, plan, folder, callbacks, progress)
+
+        def hand_over(path: Path) -> None:
+            model.save(path / "last.onnx")
+            step.save(path, state, {"identity": loop.identity})
+
+        return begin(loop, folder, overwrite, hand_over)
 
 
-def _begin(
-    model: Model,
-    data: Dataset,
-    plan: Plan,
-    validation: Dataset | None,
-    update: Update,
-    out: str | os.PathLike[str] | None,
-    overwrite: bool,
-    callbacks: Sequence[Callback],
-    progress: bool,
-    total: int,
-) -> Run:
-    folder = RunDirectory(out) if out is not None else None
-    if folder:
-        folder.claim(configured=True, overwrite=overwrite)
-    # Through bytes, as a resumed run reads it: both go on from the same graph.
-    model = from_bytes(_with_facts(model, data, plan).to_bytes())
-    data, validation = _fit_both(model, data, validation, plan)
+def _compile(model: Model, data: Dataset, plan: Plan, update: Update, total: int, progress: bool) -> StepGraph:
+    """The step of a plan. total: its updates."""
     if plan.teach is not None:
         plan.teach.check(data)
-    step = compile_step(
+    return compile_step(
         model,
         loss=plan.loss,
         optimizer=update.optimizer,
@@ -96,15 +96,6 @@ def _begin(
         tune=plan.tuner(notes() if progress else lambda _: None),
         provider=plan.provider,
     )
-    state = initial_state(model, update.optimizer, plan.seed, update.average, plan.precision)
-    # Before the first file: what cannot be trained leaves nothing behind.
-    loop = _loop(model, step, state, data, validation, plan, folder, callbacks, progress)
-
-    def hand_over(path: Path) -> None:
-        model.save(path / "last.onnx")
-        step.save(path, state, {"identity": loop.identity})
-
-    return begin(loop, folder, overwrite, hand_over)
 
 
 def begin(loop: Loop, folder: RunDirectory | None, overwrite: bool, hand_over: Callable[[Path], None]) -> Run:

@@ -12,20 +12,21 @@ from onnxmx.errors import UsageError, unknown_name
 _LONGEST = 10_000  # characters of options: the text may come from a file of someone else's
 
 
-def named(kind: str, text: str, table: Mapping[str, Any]) -> Any:
-    """What `text` names in `table`, made with the options that it gives.
+def named(kind: str, text: str, table: Mapping[str, Any], short: Mapping[str, Any]) -> Any:
+    """What `text` names in `table`, or by a shorter name in `short`, made with the options that it gives.
 
     Raises UsageError for an unknown name or option, and for a value that is not allowed.
     """
     name, _, options = text.partition(":")
-    if name not in table:
+    found = {**short, **table}.get(name)
+    if found is None:
         raise unknown_name(kind, name, table)
     values = _values(kind, text, options)
-    known = [f.name for f in dataclasses.fields(table[name]) if f.init]
+    known = [f.name for f in dataclasses.fields(found) if f.init]
     for option in values:
         if option not in known:
             raise unknown_name(f"option of {name}", option, known)
-    return table[name](**values)
+    return found(**values)
 
 
 def spell(name: str, made: Any) -> str:

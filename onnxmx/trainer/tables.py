@@ -20,7 +20,7 @@ def make(what: str, found: str | Table, kinds: Mapping[str, Any], kind: str = ""
     given: what is given besides the table's own options.
     Raises UsageError for an unknown name or option, which it answers with the nearest one, and a missing option.
     """
-    table = named(what, found)
+    table = as_table(what, found)
     name, options = table["name"], {k: v for k, v in table.items() if k != "name"}
     if name not in kinds:
         raise unknown_name(kind or what, str(name), kinds)
@@ -36,7 +36,7 @@ def make(what: str, found: str | Table, kinds: Mapping[str, Any], kind: str = ""
     return kinds[name](**given, **options)
 
 
-def named(what: str, found: Any, default: str | None = None) -> Table:
+def as_table(what: str, found: Any, default: str | None = None) -> Table:
     """A table with a name, which is `default` where it has none, or a name alone. Raises UsageError for others."""
     table = {"name": found} if isinstance(found, str) else found
     if isinstance(table, dict) and default is not None:

@@ -11,6 +11,7 @@ from onnxmx.builder.graph import GraphBuilder, Value
 
 
 def is_float(x: ir.Value) -> bool:
+    """Whether it is a tensor of floats, of any width: nothing else has a gradient."""
     return isinstance(x.type, ir.TensorType) and x.type.dtype.is_floating_point()
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.values import agree
-from onnxmx.errors import OnnxmxError, UsageError, unknown_name
+from onnxmx.errors import OnnxmxError, UsageError
 from onnxmx.trainer.losses.base import Decisions, Loss, Scores, Spec, Specs, Values
 from onnxmx.trainer.losses.binary import (
     Adversarial,
@@ -120,9 +120,7 @@ def _one(loss: Any) -> Loss:
     path, _, name = loss.rpartition(":")
     if path.endswith(".py"):
         return Custom(function=load_function(Path(path), name))
-    if loss.partition(":")[0] not in {**LOSSES, **SHORT}:
-        raise unknown_name("loss", loss.partition(":")[0], LOSSES)
-    made: Loss = named("loss", loss, {**LOSSES, **SHORT})
+    made: Loss = named("loss", loss, LOSSES, SHORT)
     return made
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.errors import UsageError, unknown_name
+from onnxmx.errors import UsageError
 from onnxmx.trainer.losses import Custom, Loss
 from onnxmx.trainer.losses.own import called
 from onnxmx.trainer.metrics.base import Mean, Metric, Values
@@ -107,9 +107,7 @@ def get(metric: MetricLike) -> Metric:
     path, _, name = metric.rpartition(":")
     if path.endswith(".py"):
         return OwnMetric(function=load_function(Path(path), name))
-    if metric.partition(":")[0] not in {**METRICS, **SHORT}:
-        raise unknown_name("metric", metric.partition(":")[0], METRICS)
-    made: Metric = named("metric", metric, {**METRICS, **SHORT})
+    made: Metric = named("metric", metric, METRICS, SHORT)
     return made
 
 
