@@ -215,7 +215,7 @@ class _Lowering:
         tile = _times(x, y)
         image = self._reshape(self.blocked[x], [0, *_sizes(x)])
         means = self._op("AveragePool", image, domain=DOMAIN, kernel_shape=tile, strides=tile)
-        return self._set(y, self._op("Mul", means, self._number(float(tile[0] * tile[1]))))
+        return self._set(y, self._op("Mul", means, self._constant(np.array(tile[0] * tile[1], np.float32))))
 
     def _pointwise(self, node: ir.Node) -> bool:
         """Inputs of the output's own shape are taken in blocks, one value a channel is laid along a row."""
@@ -327,22 +327,15 @@ class _Lowering:
         return self._op("Reshape", x, self._ints(shape))
 
     def _ints(self, numbers: Sequence[int]) -> ir.Value:
-        key = tuple(numbers)
+        return self._constant(np.array(numbers, np.int64))
+
+    def _constant(self, array: np.ndarray[Any, Any]) -> ir.Value:
+        key = (array.dtype, array.tobytes())  # of equal numbers, 16 and 16.0 are two constants
         if key not in self._constants:
-            self._constants[key] = ir.Value(
-                name=f"{self._name}.ints.{len(self._constants)}", const_value=ir.tensor(np.array(numbers, np.int64))
-            )
+            name = f"{self._name}.constants.{len(self._constants)}"
+            self._constants[key] = ir.Value(name=name, const_value=ir.tensor(array))
             self.graph.register_initializer(self._constants[key])
         return self._constants[key]
-
-    def _number(self, number: float) -> ir.Value:
-        if (number,) not in self._constants:
-            value = ir.Value(
-                name=f"blocked.number.{len(self._constants)}", const_value=ir.tensor(np.array(number, np.float32))
-            )
-            self._constants[number,] = value
-            self.graph.register_initializer(value)
-        return self._constants[number,]
 
     def _op(
         self, op_type: str, *inputs: ir.Value, domain: str = "", attributes: Sequence[ir.Attr] | Any = (), **named: Any
