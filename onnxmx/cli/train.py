@@ -82,6 +82,7 @@ onnxmx train --resume runs/first"""
     help="Measure which formulations are fastest here (full), or take what was measured before (cached).",
 )
 @option("--checkpoint-every", field="checkpoint_s", type=float, metavar="SECONDS", help="Seconds between checkpoints.")
+@option("--log-every", field="log_every", type=int, metavar="STEPS", help="Steps between lines of metrics.jsonl.")
 @option("--patience", field="patience", type=int, metavar="EPOCHS", help="End after so many without a better one.")
 @option("--min-delta", field="min_delta", type=float, help="By how much an epoch must be better, for --patience.")
 @option("--keep-best", field="keep_best", type=int, metavar="N", help="Keep the models of the N best epochs in best/.")
@@ -132,6 +133,8 @@ def train(
         config = TrainConfig.load(folder / "config.toml")
     else:
         config = _configuration(model, {**given(options), **dict(map(parse_setting, settings))})
+        if find_lr and find_batch_size:
+            raise UsageError("expected --find-lr or --find-batch-size; found both", mend="Do one after the other.")
         if find_lr or find_batch_size:
             return _find(config, find_lr)
         if config.make_plan().trial:

@@ -53,7 +53,7 @@ class TrainConfig:
     micro_batches: in how many parts a step goes through its batch.
     mix: mixup or cutmix, or a table of one.   precision: float32, float16 or bfloat16.
     measure: metrics beside the loss; by default that which goes with it.
-    patience, min_delta, keep_best, time_budget_s, profile, fast_dev_run, overfit_one_batch: as in `fit`.
+    log_every, patience, min_delta, keep_best, time_budget_s, profile, fast_dev_run, overfit_one_batch: as in `fit`.
     logs: csv, tensorboard, curves, or several in a list; by default curves, where matplotlib is installed.
     gan: of a GAN, a table of k, smoothing, penalty and samples, as in `fit_gan`.
     teacher: a table of model (a file), temperature, alpha, features and feature_weight, as in `mx.Teacher`.
@@ -84,6 +84,7 @@ class TrainConfig:
     engine: str = "ort"
     tune: str = "cached"
     checkpoint_s: float = 15.0
+    log_every: int = 50
     patience: int | None = None
     min_delta: float = 0.0
     keep_best: int = 0
@@ -158,6 +159,7 @@ class TrainConfig:
             engine=self.engine,
             tune=self.tune,
             checkpoint_s=self.checkpoint_s,
+            log_every=self.log_every,
             patience=self.patience,
             min_delta=self.min_delta,
             keep_best=self.keep_best,
@@ -180,9 +182,17 @@ class TrainConfig:
         return made
 
     def make_game(self) -> Game | None:
-        """The rules of a GAN; None of another model."""
+        """The rules of a GAN; None of another model. Raises UsageError for what a GAN is not trained with."""
         made: Game | None = None
         if self.gan is not None:
+            defaults = {f.name: f.default for f in dataclasses.fields(self)}
+            for name in _NOT_OF_A_GAN:
+                value = getattr(self, name)
+                if value != defaults[name] and (name, value) != ("tune", "off"):
+                    raise UsageError(
+                        f"a GAN expected {name} to be left out; found {value!r}",
+                        mend="Its two steps take the whole batch as it is, in float32; mx.Joint writes others.",
+                    )
             table = {k: v for k, v in self.gan.items() if k != "samples"}
             made = make("gan", {"name": "gan", **table}, {"gan": Game}, loss=self.loss)
         return made
@@ -229,6 +239,11 @@ class TrainConfig:
         """Check names and types of `values`. `what` names their origin in errors."""
         hints = get_type_hints(cls)
         for key, value in values.items():
+            if key in _COMMANDS:
+                raise UsageError(
+                    f"{what} expected settings of a run; found {key!r}, which says what to do with one",
+                    mend=f"Give it on the command line: --{key.replace('_', '-')}",
+                )
             if key not in hints:
                 raise unknown_key(what, key, hints)
             check_type(f"{what} expected {key}", value, hints[key])
@@ -250,6 +265,9 @@ _GAN: dict[str, Any] = {
     "schedule": "constant",
     "clip": 0.0,
 }
+_NOT_OF_A_GAN = ("micro_batches", "mix", "precision", "measure", "engine", "tune", "teacher", "profile", "fast_dev_run",
+                 "overfit_one_batch")  # fmt: skip
+"""What a run of one model takes, and the steps of a GAN would not honour."""
 DEFAULTS = {"mlp_gan": _GAN, "dcgan": _GAN}
 """By model, other values than those of all models."""
 CLIPS = {
@@ -262,6 +280,8 @@ CLIPS = {
 }
 REGULARIZERS = {"l1": L1, "l2": L2, "max_norm": MaxNorm}
 _SHORTHANDS = {"clip": "global_norm"}
+_COMMANDS = frozenset({"resume", "overwrite", "find_lr", "find_batch_size"})
+"""Options of `onnxmx train` that are no settings, and so no keys."""
 
 
 def _default_logs() -> list[str]:

@@ -37,13 +37,13 @@ def train(config: TrainConfig, out: str | os.PathLike[str], *, overwrite: bool =
 
     A trial, fast_dev_run or overfit_one_batch, leaves that folder alone.
     """
+    config.check()
     if config.make_plan().trial:
         return _start(config, None, progress)
     folder = RunDirectory(out)
     folder.claim(overwrite=overwrite)
     providers(config.provider)  # before the first file: without it the run could start nowhere
     config = dataclasses.replace(config, threads=cores() if config.threads is None else config.threads)
-    config.check()
     ENGINES[config.engine].differentiator()  # as the provider
     parts = None
     if overwrite:
@@ -71,6 +71,11 @@ def find_lr_of(config: TrainConfig) -> RateFinding:
 def find_batch_size_of(config: TrainConfig) -> BatchFinding:
     """`find_batch_size` for the model, data and settings of a configuration."""
     model, data, options = _to_try(config)
+    if config.micro_batches > 1:
+        raise UsageError(
+            f"a batch size is found for a step that takes it at once; found {config.micro_batches} micro-batches",
+            mend="Leave --micro-batches out: it lowers the memory of the batch that is found.",
+        )
     constant = dataclasses.replace(options["optimizer"], lr=1e-3)  # no schedule with an end: there is none here
     return find_batch_size(model, data, **options | {"optimizer": constant})
 
@@ -80,6 +85,11 @@ def _to_try(config: TrainConfig) -> tuple[Model, Dataset, dict[str, Any]]:
     if isinstance(model, tuple):
         raise UsageError("a finder expected one model; found a GAN", mend="Try values by hand: --epochs 1 --lr ...")
     plan, update = config.make_plan(), config.make_update()
+    if plan.trial or config.teacher is not None:
+        name = "teacher" if config.teacher is not None else "fast_dev_run" if plan.fast_dev_run else "overfit_one_batch"
+        raise UsageError(
+            f"a finder expected {name} to be left out; found it", mend="Find without it, then train with it."
+        )
     options = {
         name: getattr(plan, name)
         for name in ("loss", "measure", "seed", "threads", "provider", "engine", "mix", "precision")
@@ -122,8 +132,6 @@ def _start(
     if isinstance(model, tuple):
         game, updates = config.make_game() or Game(), (config.make_update(), config.make_update(average=False))
         plan, samples = config.make_plan(), config.samples
-        if plan.trial or plan.profile:
-            raise UsageError("trials and profiles expected one model; found a GAN", mend="Train it on little data.")
         return start_gan(*model, centred(data), plan, game, updates, samples=samples, out=out, progress=progress)
     return start(
         model,

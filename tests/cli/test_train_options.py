@@ -57,6 +57,7 @@ def test_finders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not list(folder.iterdir())
     assert here(capsys, "train", "--resume", "run", "--find-batch-size").code == 2
     pytest.importorskip("matplotlib")
+    assert "found both" in here(capsys, *LENET, "--find-lr", "lr.png", "--find-batch-size").err
     done = here(capsys, *LENET, "--find-lr", "lr.png")
     assert re.fullmatch(r"--lr 0\.\d+  the loss falls fastest there: lr\.png\n", done.out), done.out
     assert [p.name for p in folder.iterdir()] == ["lr.png"]

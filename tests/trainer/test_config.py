@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import onnxmx as mx
 from onnxmx.builder.session import cores
 from onnxmx.cli.train import train
 from onnxmx.errors import DataError, OnnxmxError, UsageError
+from onnxmx.trainer import run
 from onnxmx.trainer.clipping import ClipGlobalNorm
-from onnxmx.trainer.config import TrainConfig
+from onnxmx.trainer.config import _COMMANDS, TrainConfig
 from onnxmx.trainer.optimizers import OPTIMIZERS, SGD, Adam, AdamW
 from onnxmx.trainer.schedules import SCHEDULES, Constant, Warmup, WarmupCosine
 from onnxmx.trainer.tables import override, parse_setting
@@ -49,6 +51,7 @@ OTHER: dict[str, Any] = {
     "provider": "cuda",
     "engine": "ort-training",
     "checkpoint_s": 0.5,
+    "log_every": 7,
     "patience": 4,
     "min_delta": 0.25,
     "keep_best": 2,
@@ -112,6 +115,8 @@ BAD = [
     ('lr = [1.0]', "lr to be a number", ""),
     ('loss = 3', "loss to be text; found 3", ""),
     ('threads = 1.5', "threads to be an integer", ""),
+    ('overwrite = true', "settings of a run; found 'overwrite'", "on the command line: --overwrite"),
+    ('find_lr = "lr.png"', "settings of a run; found 'find_lr'", "--find-lr"),
     ('[model2]', "unknown key 'model2'", "Did you mean 'model'"),
 ]  # fmt: skip
 
@@ -299,10 +304,58 @@ def test_bad_settings(setting: str, text: str) -> None:
 
 
 def test_every_option_of_train_is_a_key() -> None:
-    """What an option can say, config.toml can say too; the rest are no settings of a run."""
+    """What an option can say, config.toml can say too; the rest are no settings of a run, and it says so of them."""
     options = {p.name for p in train.params if isinstance(p, click.Option)}
-    others = {"resume", "overwrite", "settings", "form", "debug", "find_lr", "find_batch_size", None}
-    assert options - others <= set(OTHER)
+    assert options - {"settings", "form", "debug", None} - _COMMANDS <= set(OTHER)
+    assert options > _COMMANDS
+
+
+def test_every_option_of_fit_is_a_key() -> None:
+    """But for what no file can hold: callbacks, and whether to show progress or to delete a run."""
+    arguments = set(inspect.signature(mx.fit).parameters) - {"model", "data", "validation", "callbacks", "progress"}
+    assert {"teacher" if name == "teach" else name for name in arguments} - _COMMANDS <= set(OTHER)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "micro_batches",
+        "mix",
+        "measure",
+        "teacher",
+        "profile",
+        "fast_dev_run",
+        "overfit_one_batch",
+        "precision",
+        "engine",
+    ],
+)
+def test_a_gan_says_what_it_is_not_trained_with(field: str, tmp_path: Path) -> None:
+    settings = {"model": "mlp_gan", "data": "digits", "batch_size": 9, field: OTHER[field]}
+    with pytest.raises(UsageError, match=f"a GAN expected {field} to be left out"):
+        run.train(TrainConfig.of_settings(settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gan_measures_no_formulations() -> None:
+    config = TrainConfig.of_settings({"model": "mlp_gan", "data": "digits"})
+    dataclasses.replace(config, tune="off").check()
+    with pytest.raises(UsageError, match="a GAN expected tune to be left out; found 'full'"):
+        dataclasses.replace(config, tune="full").check()
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"fast_dev_run": True}, "a finder expected fast_dev_run to be left out"),
+        ({"overfit_one_batch": True}, "a finder expected overfit_one_batch to be left out"),
+        ({"teacher": {"model": "t.onnx"}}, "a finder expected teacher to be left out"),
+        ({"micro_batches": 4}, "a batch size is found for a step that takes it at once; found 4 micro-batches"),
+    ],
+)
+def test_a_finder_says_what_it_does_not_try(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        run.find_batch_size_of(TrainConfig.of_settings({"model": "mlp", "data": "digits", **settings}))
 
 
 @given(st.text(max_size=30))
