@@ -33,7 +33,7 @@ CASES = [
     ("batch normalization between", [L.Conv2D(32, 3), L.BatchNorm(), tanh, L.Conv2D(32, 3), L.BatchNorm()], 16, 3),
     ("max pooling between", [L.Conv2D(16, 3), tanh, L.MaxPool2D(2), L.Conv2D(32, 3)], 16, 3),
     ("tiles that are not square", [L.Conv2D(16, 3), tanh, L.MaxPool2D((1, 3)), L.Conv2D(32, 3)], 16, 3),
-    ("as many channels as a tile has elements", [L.Conv2D(16, 3), tanh, L.Conv2D(16, 3), L.MaxPool2D(4)], 16, 3),
+    ("as many channels as a tile has elements", [L.Conv2D(16, (2, 4)), tanh, L.Conv2D(16, 1), L.MaxPool2D(4)], 16, 3),
     ("channels that fill no block stay", [L.Conv2D(20, 3), tanh, L.Conv2D(50, 3)], 1, 0),
     ("groups stay", [L.Conv2D(32, 3, groups=2), L.Conv2D(32, 3, groups=32)], 16, 0),
 ]
