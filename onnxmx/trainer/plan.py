@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from onnxmx.trainer.teacher import Teacher
 from onnxmx.trainer.tune import MODES, Tuner
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """How a run goes, besides what is compiled into its step.
 
@@ -46,11 +46,11 @@ class Plan:
 
     epochs: int = 1
     batch_size: int = 64
-    micro_batches: int = field(default=1, kw_only=True)
-    mix: Mixup | None = field(default=None, kw_only=True)
-    teach: Teacher | None = field(default=None, kw_only=True)
-    precision: str = field(default="float32", kw_only=True)
-    tune: str = field(default="cached", kw_only=True)
+    micro_batches: int = 1
+    mix: Mixup | None = None
+    teach: Teacher | None = None
+    precision: str = "float32"
+    tune: str = "cached"
     seed: int = 0
     loss: LossLike = "softmax_cross_entropy"
     measure: Measure = None
@@ -59,14 +59,14 @@ class Plan:
     engine: str = "ort"
     checkpoint_s: float = 15.0
     log_every: int = 50
-    patience: int | None = field(default=None, kw_only=True)
-    min_delta: float = field(default=0.0, kw_only=True)
-    keep_best: int = field(default=0, kw_only=True)
-    time_budget_s: float | None = field(default=None, kw_only=True)
-    logs: Sequence[str] = field(default=(), kw_only=True)
-    profile: bool = field(default=False, kw_only=True)
-    fast_dev_run: bool = field(default=False, kw_only=True)
-    overfit_one_batch: bool = field(default=False, kw_only=True)
+    patience: int | None = None
+    min_delta: float = 0.0
+    keep_best: int = 0
+    time_budget_s: float | None = None
+    logs: Sequence[str] = ()
+    profile: bool = False
+    fast_dev_run: bool = False
+    overfit_one_batch: bool = False
 
     def __post_init__(self) -> None:
         for name, low in _LEAST.items():
