@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
 
-from onnxmx.builder.kinds import given_to, wrong_kind
 from onnxmx.builder.source import user_line
 from onnxmx.builder.synonyms import instead_of
 from onnxmx.errors import UsageError, nearest
@@ -58,6 +57,8 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
             # A traceback that ends in this frame: the call itself failed, nothing inside the function.
             if error.__traceback__ is not None and error.__traceback__.tb_next is None:
                 raise _refused(name, _parameters(function), args, kwargs) from None
+            from onnxmx.builder.kinds import given_to, wrong_kind  # numpy with it: not before it is needed
+
             if refused := wrong_kind(name, function, given_to(function, args, kwargs)):
                 raise refused from None
             raise
@@ -77,6 +78,8 @@ def _explained(method: Callable[..., None]) -> Callable[..., None]:
         try:
             method(self, *args, **kwargs)
         except _STUMBLES:
+            from onnxmx.builder.kinds import given_to, wrong_kind
+
             kind = type(self)
             if method.__name__ == "__init__":
                 of, given = method, [*given_to(method, (self, *args), kwargs)]

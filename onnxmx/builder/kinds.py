@@ -21,10 +21,7 @@ def wrong_kind(name: str, of: Any, given: Iterable[tuple[str, Any]]) -> UsageErr
 
     name: what was called.   of: the function or class that has the annotations.
     """
-    try:
-        hints = get_type_hints(of)
-    except (NameError, TypeError):  # a name that is only there for type checkers
-        return None
+    hints = _hints(of)
     for argument, value in given:
         if argument in hints and not fits(value, hints[argument]):
             kinds = list(_kinds(hints[argument]))
@@ -35,6 +32,16 @@ def wrong_kind(name: str, of: Any, given: Iterable[tuple[str, Any]]) -> UsageErr
                 mend=next((_MENDS[k.__name__] for k in kinds if k.__name__ in _MENDS), f"See help({name})."),
             )
     return None
+
+
+def _hints(of: Any) -> dict[str, Any]:
+    """The annotations; what is only there for type checkers may be anything."""
+    unknown: dict[str, Any] = {}
+    while True:
+        try:
+            return get_type_hints(of, localns=unknown)
+        except NameError as error:
+            unknown[str(error.name)] = Any
 
 
 def given_to(
