@@ -38,7 +38,7 @@ TABLE: dict[str, tuple[Callable[[], Any], str]] = {
     "a number to cut at": (lambda: blob_net().cut(THREE), "no .* named 3"),
     "a list to freeze": (lambda: blob_net().freeze(["a"]), r"freeze expected patterns as text; found list"),  # type: ignore[arg-type]
     "a number to merge": (lambda: blob_net().merge(THREE, {}), "other as a Surgery; found 3"),
-    "a number to serve": (lambda: mx.serve(THREE), "serve expected path as .*text or a path; found 3"),
+    "a number to serve": (lambda: mx.serve(THREE), "an ONNX file, a model repository or a Model; found int"),
     "text as a port": (lambda: mx.serve("x.onnx", port="80"), "port as a whole number; found '80'"),  # type: ignore[arg-type]
     "a folder that is a number": (lambda: mx.fit(blob_net(), DATA, out=THREE, progress=False), "out as text or a path"),
     "True as a way to tune": (lambda: mx.fit(blob_net(), DATA, tune=True, progress=False), "named True"),  # type: ignore[arg-type]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxmx.builder.model import Model
+from onnxmx.builder.source import user_line
 from onnxmx.errors import ModelFileError, UsageError
 from onnxmx.serve.protocol import unknown
 from onnxmx.serve.runner import Runner
@@ -58,6 +60,17 @@ class Repository:
         if not path.exists():
             raise ModelFileError(f"no file or directory at {path}", mend="Give an .onnx file or a model repository.")
         return cls({path.stem: {"1": Entry(path.stem, "1", Runner(path, path.stem, "1", threads=threads))}})
+
+    @classmethod
+    def of(cls, model: Model, *, threads: int = 1) -> Repository:
+        """A model that is no file yet, as version 1 of "model".  Raises UsageError for what is none."""
+        if not isinstance(model, Model):
+            raise UsageError(
+                f"serve expected an ONNX file, a model repository or a Model; found {type(model).__name__}",
+                at=user_line(),
+                mend="For example mx.serve('lenet.onnx').",
+            )
+        return cls({"model": {"1": Entry("model", "1", Runner(model.to_bytes(), "model", "1", threads=threads))}})
 
     def __iter__(self) -> Iterator[Entry]:
         return (entry for versions in self._models.values() for entry in versions.values())

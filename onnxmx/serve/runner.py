@@ -17,17 +17,19 @@ from onnxmx.trainer import facts
 class Runner:
     """A loaded model.  `answer` may be called from several threads at once: ORT runs without the GIL.
 
+    source: a file, or the bytes of one.
     Raises ModelFileError when the file is missing, damaged, or has a tensor that the protocol cannot carry.
     """
 
-    def __init__(self, path: Path, model: str, version: str, *, threads: int) -> None:
+    def __init__(self, source: Path | bytes, model: str, version: str, *, threads: int) -> None:
+        path = source if isinstance(source, Path) else model
         ort = runtime("serving a model")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # errors are raised, and answered: the log would say them twice
         try:
-            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ORT's errors have no common base
             raise ModelFileError(
                 f"cannot load {path}: {message(error)}",
@@ -36,7 +38,7 @@ class Runner:
         self._bad_feeds = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state").InvalidArgument
         self._run_options = ort.RunOptions()
         self._run_options.log_severity_level = 4
-        unranked = _unranked(path) if any(not a.shape for a in self._arguments()) else frozenset()
+        unranked = _unranked(source) if any(not a.shape for a in self._arguments()) else frozenset()
         inputs = {a.name: _spec(a, path, unranked) for a in self._session.get_inputs()}
         outputs = {a.name: _spec(a, path, unranked) for a in self._session.get_outputs()}
         metadata = self._session.get_modelmeta().custom_metadata_map
@@ -66,7 +68,7 @@ class Runner:
         self._run_options.terminate = True
 
 
-def _spec(argument: Any, path: Path, unranked: frozenset[str]) -> TensorSpec:
+def _spec(argument: Any, path: Path | str, unranked: frozenset[str]) -> TensorSpec:
     datatype = DATATYPES.get(argument.type)
     if datatype is None:
         raise ModelFileError(
@@ -76,11 +78,14 @@ def _spec(argument: Any, path: Path, unranked: frozenset[str]) -> TensorSpec:
     return TensorSpec(argument.name, datatype, None if argument.name in unranked else tuple(argument.shape))
 
 
-def _unranked(path: Path) -> frozenset[str]:
+def _unranked(source: Path | bytes) -> frozenset[str]:
     """Names of the inputs and outputs without a declared shape; ORT shows them as scalars."""
     import onnx
 
-    graph = onnx.load_model(path, load_external_data=False).graph
+    if isinstance(source, bytes):
+        graph = onnx.load_from_string(source).graph
+    else:
+        graph = onnx.load_model(source, load_external_data=False).graph
     return frozenset(v.name for v in [*graph.input, *graph.output] if not v.type.tensor_type.HasField("shape"))
 
 

@@ -22,10 +22,12 @@ from onnxmx.errors import MissingExtraError, OnnxmxError, UsageError
 if TYPE_CHECKING:
     import uvicorn
 
+    from onnxmx.builder.model import Model
+
 
 @checked_arguments
 def serve(
-    path: str | os.PathLike[str],
+    model: Model | str | os.PathLike[str],
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -38,7 +40,8 @@ def serve(
 ) -> None:
     """Answers Open Inference Protocol v2 requests until SIGTERM or SIGINT; then it returns.
 
-    path: an ONNX file, served under its stem as version 1, or a repository `<model>/<version>/model.onnx`.
+    model: an ONNX file, served under its stem as version 1, a repository `<model>/<version>/model.onnx`, or a Model,
+    served as "model".
     port: 0 takes a free one; the ready line on stderr has the address.
     threads: intra-op threads of one request. cores // threads requests run at once: more would only make them wait
     for each other inside their operators.
@@ -67,7 +70,10 @@ def serve(
         body_bytes=max_body_bytes, read_s=read_timeout_s, in_flight=max_in_flight, in_flight_bytes=max_in_flight_bytes
     )
     with contextlib.closing(_bind(host, port)) as listener:  # before loading: a taken port shows at once
-        repository = Repository.open(Path(path), threads=threads)
+        if isinstance(model, (str, os.PathLike)):
+            repository = Repository.open(Path(model), threads=threads)
+        else:
+            repository = Repository.of(model, threads=threads)
         callers = max(1, available // threads)
         for entry in repository:
             if not entry.ready:

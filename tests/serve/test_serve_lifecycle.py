@@ -225,6 +225,21 @@ def test_what_keeps_a_server_from_starting(tmp_path: Path, mlp_model: Path) -> N
             assert type(caught.value) is kind
 
 
+class ModelServer(Server):
+    """A server of a model that its own program holds."""
+
+    PROGRAM = "import onnxmx as mx; mx.serve(mx.load({path!r}), port=0, **{options!r})"
+
+
+def test_a_model_that_is_no_file_yet(mlp_model: Path) -> None:
+    body = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
+    answers = []
+    for server, name in ((Server(mlp_model), "mlp"), (ModelServer(mlp_model), "model")):
+        with server, server.client() as client:
+            answers.append(client.post(f"/v2/models/{name}/versions/1/infer", json=body).json()["outputs"])
+    assert answers[0] == answers[1]
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 def test_a_directory_that_may_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir(mode=0)
