@@ -14,6 +14,7 @@ from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import UsageError
+from onnxmx.trainer.named import named
 from onnxmx.trainer.schedules.base import check_updates
 
 
@@ -167,3 +168,15 @@ class Target(Average):
 
 AVERAGES: dict[str, type[Average]] = {"ema": EMA, "swa": SWA}
 """By the name that the command line and `config.toml` use."""
+AverageLike = Average | str
+"""An average, or its name, with options after a colon: "ema:decay=0.99"."""
+
+
+def get(average: AverageLike | None) -> Average | None:
+    """The average that a user gives. Raises UsageError for what is none, an unknown name, and an unknown option."""
+    if isinstance(average, str):
+        made: Average = named("average", average, AVERAGES, {})
+        return made
+    if average is not None and not isinstance(average, Average):
+        raise UsageError(f"expected an average of the weights; found {average!r}", mend="Such as mx.EMA(0.999).")
+    return average

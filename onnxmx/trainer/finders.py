@@ -23,7 +23,7 @@ from onnxmx.trainer.curves import matplotlib_figure, png
 from onnxmx.trainer.data import Dataset, Loader
 from onnxmx.trainer.evaluate import fit_data, specs_of
 from onnxmx.trainer.losses import LossLike
-from onnxmx.trainer.optimizers import Adam, Optimizer
+from onnxmx.trainer.optimizers import Adam, OptimizerLike, get
 from onnxmx.trainer.optimizers.by_name import ByName
 from onnxmx.trainer.schedules.base import Custom
 from onnxmx.trainer.trainer import Trainer
@@ -65,7 +65,7 @@ def find_lr(
     batch_size: int = 64,
     seed: int = 0,
     loss: LossLike = "softmax_cross_entropy",
-    optimizer: Optimizer | None = None,
+    optimizer: OptimizerLike | None = None,
     **options: Any,
 ) -> RateFinding:
     """Train for `steps` steps while the rate grows from `low` to `high`; the model itself stays as it is.
@@ -83,7 +83,7 @@ def find_lr(
     slope = math.log(high / low) / (steps - 1)
     grow = Custom(lambda t: t.builder.exp(t * slope + math.log(low)))
     data = fit_data(model, data, loss)
-    made = dataclasses.replace(Adam() if optimizer is None else optimizer, lr=grow)
+    made = dataclasses.replace(Adam() if optimizer is None else get(optimizer), lr=grow)
     trainer = Trainer(model, loss=loss, optimizer=made, seed=seed, total=steps, labels=specs_of(data.labels), **options)
     rates: list[float] = []
     losses: list[float] = []

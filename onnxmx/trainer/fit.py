@@ -11,7 +11,7 @@ from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model, load
 from onnxmx.errors import CheckpointError, UsageError
 from onnxmx.trainer import losses
-from onnxmx.trainer.averages import Average
+from onnxmx.trainer.averages import AverageLike
 from onnxmx.trainer.callbacks import Callback, checked
 from onnxmx.trainer.clipping import Transform
 from onnxmx.trainer.data import Dataset
@@ -22,7 +22,7 @@ from onnxmx.trainer.loop import Run
 from onnxmx.trainer.losses import LossLike
 from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Measure
-from onnxmx.trainer.optimizers import Adam, Optimizer
+from onnxmx.trainer.optimizers import Adam, OptimizerLike
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.regularizers import Regularizer
 from onnxmx.trainer.run import resume_run
@@ -46,10 +46,10 @@ def fit(
     seed: int = 0,
     loss: LossLike = "softmax_cross_entropy",
     measure: Measure = None,
-    optimizer: Optimizer | None = None,
+    optimizer: OptimizerLike | None = None,
     clip: Transform | Sequence[Transform] | None = None,
     regularize: Regularizer | Sequence[Regularizer] | None = None,
-    average: Average | None = None,
+    average: AverageLike | None = None,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     threads: int | None = None,
@@ -83,9 +83,10 @@ def fit(
     loss: what to make small: a loss of mx.losses, its name, a function (output, label) of graph values, or a mapping of
     such by the outputs that they read, whose labels have the outputs' names.
     measure: metrics of mx.metrics, their names or functions; by default the one that goes with the loss.
-    optimizer: Adam with its defaults.   clip: how gradients are clipped, for example mx.clip_global_norm(1.0), or
-    several changes of theirs in a list.   regularize: mx.L1, mx.L2, mx.MaxNorm, one or a list.
-    average: of the weights, mx.EMA or mx.SWA, which is then what is validated and saved.
+    optimizer: one, or its name, with options after a colon: "sgd:lr=0.1,momentum=0.9"; Adam by default.
+    clip: how gradients are clipped, for example mx.clip_global_norm(1.0), or several changes of theirs in a list.
+    regularize: mx.L1, mx.L2, mx.MaxNorm, one or a list.
+    average: of the weights, mx.EMA, mx.SWA or a name ("ema:decay=0.99"), which is then what is validated and saved.
     out: a folder for the run, from which `mx.resume` goes on.
     overwrite: a run that is in that folder is deleted, and nothing else there.
     threads: worker threads inside an operator; by default the cores that this process may use.

@@ -29,7 +29,7 @@ from onnxmx.trainer.clipping import Gradients
 from onnxmx.trainer.engine import OrtEngine
 from onnxmx.trainer.forward import Training, copy_model
 from onnxmx.trainer.losses import Specs
-from onnxmx.trainer.optimizers import Optimizer
+from onnxmx.trainer.optimizers import OptimizerLike
 from onnxmx.trainer.step import (
     Differentiator,
     StepGraph,
@@ -60,7 +60,7 @@ class Joint(CheckedArguments):
     without one stays as it is, frozen: its batch normalization takes the running statistics.
     """
 
-    def __init__(self, models: Mapping[str, Model], updates: Mapping[str, Update | Optimizer]) -> None:
+    def __init__(self, models: Mapping[str, Model], updates: Mapping[str, Update | OptimizerLike]) -> None:
         self.models = dict(models)
         for name in updates:
             self._known(name)

@@ -25,7 +25,7 @@ from onnxmx.errors import GradientError, GraphError, ShapeError, UsageError
 from onnxmx.trainer import losses
 from onnxmx.trainer.autodiff import gradients
 from onnxmx.trainer.autodiff.choice import picking
-from onnxmx.trainer.averages import Average
+from onnxmx.trainer.averages import AverageLike
 from onnxmx.trainer.clipping import Gradients, Transform
 from onnxmx.trainer.forward import Training, copy_model
 from onnxmx.trainer.logits import as_logits, before_activations
@@ -33,7 +33,7 @@ from onnxmx.trainer.losses import LossLike, Specs
 from onnxmx.trainer.micro import Pass, in_micro_batches
 from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Counts, Measure, Objective, outputs_of
-from onnxmx.trainer.optimizers import Optimizer
+from onnxmx.trainer.optimizers import OptimizerLike
 from onnxmx.trainer.precision import Precision, get_precision
 from onnxmx.trainer.regularizers import Regularizer
 from onnxmx.trainer.step_graph import StepGraph as StepGraph
@@ -65,10 +65,10 @@ def compile_step(
     model: Model,
     *,
     loss: LossLike,
-    optimizer: Optimizer,
+    optimizer: OptimizerLike,
     clip: Transform | Sequence[Transform] | None = None,
     regularize: Regularizer | Sequence[Regularizer] | None = None,
-    average: Average | None = None,
+    average: AverageLike | None = None,
     measure: Measure = None,
     total: int = 1,
     micro_batch: int | None = None,
@@ -83,6 +83,7 @@ def compile_step(
     """One training step as a graph.
 
     loss: a loss, its name, a function of graph values, or losses by the output that they read.
+    optimizer, average: one, or its name, with options after a colon.
     clip: clipping and whatever else changes gradients, one or several in their order.   regularize: likewise.
     average: of the weights, kept beside them.   micro_batch: samples at a time, to use less memory; by default all.
     mix: mx.Mixup or mx.CutMix of the samples of a batch.   teach: whom to learn from besides the labels; `loss` stays
@@ -182,7 +183,7 @@ def compile_step(
         g.output(after.get(name, value), f"next.{name}")
     taught = {} if teach is None else {"teach": str(teach)}
     made_of = settings(loss, update, micro_batch, mix, precision) | {"engine": maker.name} | taught
-    return finish(g, "onnxmx training step", made_of, plain=maker.plain, average=average)
+    return finish(g, "onnxmx training step", made_of, plain=maker.plain, average=update.average)
 
 
 def settings(
@@ -221,7 +222,7 @@ def compile_figures(objective: Objective, sums: Mapping[str, Sequence[int]]) -> 
 
 
 def initial_state(
-    model: Model, optimizer: Optimizer, seed: int, average: Average | None = None, precision: str = "float32"
+    model: Model, optimizer: OptimizerLike, seed: int, average: AverageLike | None = None, precision: str = "float32"
 ) -> dict[str, Array]:
     """The state before the first step, by name without `state.`: step 0, the seed, parameters, slots, averages."""
     arrays: dict[str, Array] = {"step": np.array(0, np.int64), "seed": np.array(seed, np.int64)}

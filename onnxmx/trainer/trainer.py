@@ -16,7 +16,7 @@ from onnxmx.builder.model import Model
 from onnxmx.builder.session import check_provider, cores
 from onnxmx.errors import DataError
 from onnxmx.trainer import losses, state
-from onnxmx.trainer.averages import Average
+from onnxmx.trainer.averages import AverageLike
 from onnxmx.trainer.clipping import Transform
 from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.data.dataset import check_finite
@@ -25,7 +25,7 @@ from onnxmx.trainer.evaluate import Evaluator, Figures, fit_data, specs_of
 from onnxmx.trainer.losses import LossLike, Specs
 from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Measure, Objective, outputs_of
-from onnxmx.trainer.optimizers import Adam, Optimizer
+from onnxmx.trainer.optimizers import Adam, OptimizerLike
 from onnxmx.trainer.precision import check_precision
 from onnxmx.trainer.regularizers import Regularizer
 from onnxmx.trainer.step import StepGraph, compile_step, initial_state
@@ -58,10 +58,10 @@ class Trainer(CheckedArguments):
         *,
         loss: LossLike = "softmax_cross_entropy",
         measure: Measure = None,
-        optimizer: Optimizer | None = None,
+        optimizer: OptimizerLike | None = None,
         clip: Transform | Sequence[Transform] | None = None,
         regularize: Regularizer | Sequence[Regularizer] | None = None,
-        average: Average | None = None,
+        average: AverageLike | None = None,
         micro_batch: int | None = None,
         mix: Mixup | None = None,
         labels: Specs | None = None,

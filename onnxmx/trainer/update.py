@@ -13,9 +13,10 @@ import onnx_ir as ir
 from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.graph import GraphBuilder
 from onnxmx.errors import UsageError
-from onnxmx.trainer.averages import Average
+from onnxmx.trainer import averages, optimizers
+from onnxmx.trainer.averages import Average, AverageLike
 from onnxmx.trainer.clipping import Gradients, Transform, as_transforms
-from onnxmx.trainer.optimizers import Optimizer
+from onnxmx.trainer.optimizers import Optimizer, OptimizerLike
 from onnxmx.trainer.regularizers import Regularizer, as_regularizers
 from onnxmx.trainer.schedules import Rate, ReduceOnPlateau, Scaled, Schedule, as_schedule
 
@@ -39,18 +40,13 @@ class Update(CheckedArguments):
     @classmethod
     def of(
         cls,
-        optimizer: Optimizer,
+        optimizer: OptimizerLike,
         clip: Transform | Sequence[Transform] | None = None,
         regularize: Regularizer | Sequence[Regularizer] | None = None,
-        average: Average | None = None,
+        average: AverageLike | None = None,
     ) -> Update:
         """Of what `fit` takes. Raises UsageError for anything else."""
-        if isinstance(optimizer, type) or not hasattr(optimizer, "slots"):
-            found = f"the class {optimizer.__name__}" if isinstance(optimizer, type) else repr(optimizer)
-            raise UsageError(f"expected an optimizer; found {found}", mend="For example mx.Adam(lr=1e-3).")
-        if average is not None and not isinstance(average, Average):
-            raise UsageError(f"expected an average of the weights; found {average!r}", mend="Such as mx.EMA(0.999).")
-        return cls(optimizer, as_transforms(clip), as_regularizers(regularize), average)
+        return cls(optimizers.get(optimizer), as_transforms(clip), as_regularizers(regularize), averages.get(average))
 
     def state(self, trainable: Mapping[str, Array], statistics: Mapping[str, Array]) -> dict[str, Array]:
         """What it adds to the state, at first: slots, a schedule's scalars, averages; float32.

@@ -291,6 +291,19 @@ def test_optimizers_by_name() -> None:
     assert found["lr"] == np.float32(0.01)
 
 
+def test_names_stand_for_what_the_configuration_says_by_them() -> None:
+    """The same bytes of a step, whichever way its parts are given."""
+    model = TINY["mlp"]()
+
+    def step(**options: Any) -> bytes:
+        return mx.compile_step(model, loss="softmax_cross_entropy", total=9, **options).data
+
+    named = step(optimizer="sgd:lr=0.3,momentum=0.5", average="ema:decay=0.9")
+    assert named == step(optimizer=mx.SGD(0.3, momentum=0.5), average=mx.EMA(0.9))
+    assert all(step(optimizer=name) == step(optimizer=kind()) for name, kind in OPTIMIZERS.items())
+    mx.Trainer(model, optimizer="momentum", average="swa", total=9, threads=1)
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -300,7 +313,12 @@ def test_optimizers_by_name() -> None:
         ({"regularize": mx.L1(0.1, "kernel")}, "'kernel' expected to match"),
         ({"clip": 1.0}, "expected a clipping or a list of them; found 1.0"),
         ({"regularize": 1.0}, "expected a regularizer or a list of them; found 1.0"),
-        ({"average": "ema"}, "expected an average of the weights; found 'ema'"),
+        ({"average": 0.9}, "expected an average of the weights; found 0.9"),
+        ({"average": "emma"}, "no average named 'emma'(.|\n)*Did you mean 'ema'"),
+        ({"average": "ema:decay=2"}, "the decay of EMA expected"),
+        ({"optimizer": "adan"}, "no optimizer named 'adan'(.|\n)*Did you mean 'adam'"),
+        ({"optimizer": "sgd:rate=0.1"}, "no option of sgd named 'rate'"),
+        ({"optimizer": mx.SGD}, "expected an optimizer; found the class SGD"),
         ({"average": mx.SWA(start=11), "total": 10}, "before the end of the run, update 10; found 11"),
     ],
 )

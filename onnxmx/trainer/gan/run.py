@@ -15,7 +15,7 @@ from onnxmx.builder.model import Model, from_bytes, load
 from onnxmx.errors import CheckpointError, DataError
 from onnxmx.files import write_atomic
 from onnxmx.trainer import state as states
-from onnxmx.trainer.averages import Average
+from onnxmx.trainer.averages import AverageLike
 from onnxmx.trainer.callbacks import Callback, checked
 from onnxmx.trainer.clipping import Transform
 from onnxmx.trainer.data import Dataset, Loader, Preprocessing
@@ -26,7 +26,7 @@ from onnxmx.trainer.gan.steps import DISCRIMINATOR, GENERATOR, Game, pair
 from onnxmx.trainer.joint import Joint
 from onnxmx.trainer.launch import begin, identity_of, reporter
 from onnxmx.trainer.loop import Loop, Run
-from onnxmx.trainer.optimizers import Adam, Optimizer
+from onnxmx.trainer.optimizers import Adam, OptimizerLike
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.run_directory import RunDirectory
 from onnxmx.trainer.step import StepGraph
@@ -48,10 +48,10 @@ def fit_gan(
     k: int = 1,
     smoothing: float = 0.0,
     penalty: float | None = None,
-    optimizer: Optimizer | None = None,
-    discriminator_optimizer: Optimizer | None = None,
+    optimizer: OptimizerLike | None = None,
+    discriminator_optimizer: OptimizerLike | None = None,
     clip: Transform | Sequence[Transform] | None = None,
-    average: Average | None = None,
+    average: AverageLike | None = None,
     samples: int = 64,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
