@@ -238,7 +238,10 @@ def test_can_be_trained(style: Callable[[], onnx.ModelProto]) -> None:
     model = from_bytes(style().SerializeToString())
     if style is paddle:
         model = model.cut("c").resize(x=("n", 3, 5, 5))  # Clip has no rule yet, and Conv needs the image's size
-    compile_step(model, loss="mean_squared_error", optimizer=SGD(lr=0.1))
+    step = compile_step(model, loss="mean_squared_error", optimizer=SGD(lr=0.1))
+    onnx.checker.check_model(onnx.load_from_string(step.data), full_check=True)
+    assert {p["name"] for p in step.spec["outputs"]} >= {f"next.{name}" for name in model.trainable}
+    assert model.trainable
 
 
 def test_what_runs_and_cannot_be_trained() -> None:

@@ -358,13 +358,22 @@ def test_a_finder_says_what_it_does_not_try(settings: dict[str, Any], text: str)
         run.find_batch_size_of(TrainConfig.of_settings({"model": "mlp", "data": "digits", **settings}))
 
 
-@given(st.text(max_size=30))
+@given(
+    st.text(max_size=30) | st.from_regex(r"(lr|optimizer|[a-z]{1,3})(\.[a-z0-9]{1,3}){0,3} ?=.{0,9}", fullmatch=True)
+)
 def test_any_text_is_a_setting_or_an_error(text: str) -> None:
+    """What it sets is there afterwards, and what was there before is not lost."""
+    before = {"optimizer": "adam"}
     try:
-        key, _ = parse_setting(text)
-        override({"optimizer": "adam"}, {key: 1}, {})
+        key, value = parse_setting(text)
+        place: Any = override(before, {key: value}, {})
     except UsageError:
-        pass
+        return
+    assert before == {"optimizer": "adam"}
+    assert "optimizer" in place
+    for part in key.split("."):
+        place = place[part]
+    assert place is value
 
 
 def test_what_the_docs_show(tmp_path: Path) -> None:

@@ -103,9 +103,10 @@ def test_large_logits_are_no_matter() -> None:
     loss, dx, _ = run("softmax_cross_entropy", [output], {"label": np.array([2, 1])})
     assert loss == pytest.approx((2e4 + np.log(2)) / 2)
     assert np.isfinite(dx).all()
-    for name in ("sigmoid_bce", "focal", "logistic", "non_saturating_gan", "log_cosh", "softmax_focal", "dice", "kl"):
-        t = np.array([2, 1]) if name in ("softmax_focal", "dice") else np.zeros_like(output)
-        assert all(np.isfinite(a).all() for a in run(name, [output], {"label": t})), name
+    for name in ("sigmoid_bce", "focal", "logistic", "non_saturating_gan", "log_cosh", "kl"):
+        assert all(np.isfinite(a).all() for a in run(name, [output], {"label": np.zeros_like(output)})), name
+    for name in ("softmax_focal", "softmax_focal:gamma=0.5", "dice"):
+        assert all(np.isfinite(a).all() for a in run(name, [output], {"label": np.array([0, 1])})), name
 
 
 def test_where_distances_are_zero_gradients_are_numbers() -> None:
@@ -191,6 +192,7 @@ def test_labels_of_an_output() -> None:
     assert softmax.label(output(("batch", 7, "height", 32))) == (("batch", "height", 32), integers)
     assert softmax.label(output(("batch", 7)), Spec(("batch", 7), floats)) == (("batch", 7), floats)
     assert squares.label(output(("batch", 10))) == (("batch", 10), floats)
+    assert squares.label(output(("batch", 10)), Spec(("batch",), floats)) == (("batch", 10), floats)
     assert squares.label(output(("batch", 1)), Spec(("batch",), floats)) == (("batch",), floats)
     assert binary.label(output(("batch", 1)), Spec(("batch",), integers)) == (("batch",), integers)
     for shape in (None, (), ("batch",), ("batch", None), ("batch", "classes"), ("batch", "classes", 8, 8)):
@@ -217,6 +219,7 @@ VALUES: list[tuple[str, ir.Value, Array, str | None]] = [
     ),
     ("sigmoid_bce", output(("batch", 3)), np.array([[0, 1, 2]]), "between 0 and 1; found 2 in sample 0"),
     ("focal", output(("batch", 3)), np.float32([[0, 0.5, 1]]), "0 or 1; found 0.5"),
+    ("focal", output(("batch", 3)), np.array([[0, 1, 2]]), "0 or 1; found 2"),
     ("hinge", output(("batch", 3)), np.array([[0, 1, -1]]), None),
     ("hinge", output(("batch", 3)), np.array([[0, 1, -2]]), "0 or 1, or -1 or 1; found -2"),
     ("poisson", output(("batch", 3)), np.float32([[0, 1, -2]]), "at least 0; found -2"),
@@ -226,6 +229,8 @@ VALUES: list[tuple[str, ir.Value, Array, str | None]] = [
     ("ctc", CTC_OUTPUT, np.array([[1, 0, 2]]), "found 0 in sample 0"),
     ("ctc", CTC_OUTPUT, np.array([[1, -1, 2]]), "-1 behind the first -1"),
     ("ctc", CTC_OUTPUT, np.array([[1, 2, 3], [1, 1, 1]]), "fit into 4 steps; 'label' of sample 1 needs 5"),
+    ("ctc", CTC_OUTPUT, np.array([[1, 2, -1, -1, -1, -1]]), None),
+    ("ctc", CTC_OUTPUT, np.array([4, 0]), "the steps of a sample; found 0 in sample 1"),
     ("ctc", CTC_OUTPUT, np.array([4, 5]), r"in \[1, 4\], the steps of a sample; found 5 in sample 1"),
 ]
 

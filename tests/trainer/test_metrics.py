@@ -53,16 +53,17 @@ def test_the_batches_do_not_matter(row: Row) -> None:
     np.testing.assert_allclose(measured(row.metric, row.loss, output, label, batch_size=9), whole, rtol=1e-6)
 
 
-def test_images() -> None:
-    """Classes on axis 1, and a class of pixels that is passed over."""
+@pytest.mark.parametrize("ignored", [255, 1])
+def test_images(ignored: int) -> None:
+    """Classes on axis 1, and a class of pixels that is passed over, though the model may choose it."""
     random = np.random.default_rng(0)
     output, label = random.normal(size=(5, 3, 4, 6)).astype(np.float32), random.integers(0, 3, (5, 4, 6))
-    label[:, 0] = 255
-    keep = (label != 255).ravel()
+    label[:, 0] = ignored
+    keep = (label != ignored).ravel()
     chosen, right = output.argmax(1).ravel()[keep], label.ravel()[keep]
     both = [np.logical_and(chosen == k, right == k).sum() for k in range(3)]
     either = [np.logical_or(chosen == k, right == k).sum() for k in range(3)]
-    loss = "softmax_cross_entropy:ignore_index=255"
+    loss = f"softmax_cross_entropy:ignore_index={ignored}"
     assert measured("iou", loss, output, label, 2) == pytest.approx(np.mean(np.divide(both, either)))
     assert measured("accuracy", loss, output, label, 2) == pytest.approx((chosen == right).mean())
     assert np.sum(measured("confusion_matrix", loss, output, label, 2)) == keep.sum()
@@ -90,6 +91,10 @@ def test_auc_of_sure_and_of_equal_scores() -> None:
     sure = (30 * random.normal(size=(400, 1)) + 200 * label).astype(np.float32)
     assert measured("auc", "sigmoid_bce", sure, label) == pytest.approx(1.0, abs=1e-3)
     assert measured("auc", "sigmoid_bce", np.zeros((400, 1), np.float32), label) == 0.5
+    several = random.integers(0, 3, 90)
+    whole = (random.normal(size=(90, 3)) + 300 * np.eye(3)[several]).astype(np.float32)  # probabilities of 1
+    assert measured("auc", "softmax_cross_entropy", whole, several) == 1.0
+    assert measured("top_k:k=3", "softmax_cross_entropy", -whole, several) == 1.0
     assert measured("auc:bins=4", "sigmoid_bce", np.sign(sure - 90), label) > 0.9
 
 

@@ -131,6 +131,8 @@ CASES = [
     conv(((2, 3, 9), (4, 3, 3), (4,)), strides=[2], pads=[1, 1]),
     conv(((2, 2, 4, 5, 4), (3, 2, 2, 3, 2), (3,)), pads=[1, 1, 0, 0, 1, 1]),
     conv(((1, 1, 1, 1), (1, 1, 1, 1), (1,))),
+    conv(((2, 3, 4, 3), (4, 3, 1, 1)), pads=[1, 0, 1, 2]),
+    conv(((2, 3, 4, 3), (4, 3, 1, 1)), strides=[2, 2], pads=[0, 0, 2, 2]),
     pool("MaxPool", (2, 3, 4, 6), [2, 2], strides=[2, 2]),
     pool("MaxPool", (2, 3, 6, 6), [3, 2], strides=[3, 2]),
     pool("MaxPool", (1, 2, 4, 80), [2, 2], strides=[2, 2]),  # too wide for the product form
@@ -149,6 +151,12 @@ CASES = [
     *(
         Case(f"{DOMAIN}.LSTMSteps", ((4, 2, 12), (12, 3), (2, 3), (2, 3)), make=lambda g, *v, k=k: LSTMSteps(g, *v)[k])
         for k in range(10)  # what it keeps is read by the gradient's own gradient
+    ),
+    Case(
+        f"{DOMAIN}.LSTMSteps",
+        ((4, 2, 12), (12, 3), (2, 3), (2, 3)),
+        make=lambda g, *v: g.concat([g.reshape(y, [-1]) for y in LSTMSteps(g, *v)[:3]], 0),
+        label="all that an LSTM gives out",
     ),
     Case(
         f"{DOMAIN}.BatchNorm2D",

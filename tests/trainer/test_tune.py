@@ -51,6 +51,16 @@ def test_every_formulation_is_the_gradient(choice: Choice, name: str) -> None:
     assert prefer.times >= 3
 
 
+def test_a_picker_is_gone_after_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmx.trainer.autodiff.choice.CHOICES", [])
+    choice = Choice("Odd", "dx", same=lambda g, x: x, other=lambda g, x: g.neg(x))
+    g = GraphBuilder()
+    x = g.input("x", (3,))
+    with picking(lambda *_: "other"):
+        assert choice(g, x, default="same") is not x
+    assert choice(g, x, default="same") is x
+
+
 def net() -> mx.Model:
     layers = [L.Conv2D(4, 3, activation="tanh"), L.Conv2D(8, 3, activation="tanh"), L.GlobalAvgPool2D(), L.Dense(3)]
     return L.Sequential(*layers).build(image=("batch", 1, 12, 12))

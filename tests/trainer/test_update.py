@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -226,11 +227,15 @@ def test_a_penalty_is_clipped_and_weight_decay_is_not() -> None:
         assert (moved < 0.011) == ("regularize" in options)
 
 
-def test_max_norm() -> None:
-    before, taken, after = update_of(TINY["conv"](), regularize=mx.MaxNorm(0.5))
+@pytest.mark.parametrize("match", ["*", "0.*"])
+def test_max_norm(match: str) -> None:
+    before, taken, after = update_of(TINY["conv"](), regularize=mx.MaxNorm(0.5, match))
     bounded = 0
     for name, p in before.items():
         free = p - taken[name]
+        if not fnmatchcase(name, match):
+            np.testing.assert_allclose(after[name], free, rtol=1e-6)
+            continue
         axes = {1: (), 2: (0,), 4: (1, 2, 3)}[p.ndim]
         norms = np.sqrt((free**2).sum(axes, keepdims=True)) if axes else np.zeros(1)
         np.testing.assert_allclose(after[name], free * np.minimum(1, 0.5 / np.maximum(norms, 1e-9)), rtol=1e-5)

@@ -74,7 +74,7 @@ def flipped(g: GraphBuilder, dy: ir.Value, w: ir.Value, *, window: Window, group
     n = len(window.size)
     reach = [d * (k - 1) for d, k in zip(window.dilation, window.kernel, strict=True)]
     pads = [r - p for r, p in zip(reach * 2, window.start + window.end, strict=True)]
-    if group != 1 or max(window.stride) > 1 or any(window.rest) or min(pads) < 0:
+    if group != 1 or max(window.stride) > 1 or min(pads) < 0:
         raise Uncovered
     far = [np.iinfo(np.int64).min] * n
     turned = g.slice(w, [-1] * n, far, list(range(2, 2 + n)), [-1] * n)
