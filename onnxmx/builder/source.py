@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import linecache
 import os
+import re
 import sys
 import sysconfig
 from collections.abc import Callable
@@ -39,6 +42,25 @@ def raised_at(error: BaseException) -> str | None:
             line = f"{_short(entry.tb_frame.f_code.co_filename)}:{entry.tb_lineno}"
         entry = entry.tb_next
     return line
+
+
+def called_at(error: BaseException) -> str | None:
+    """The function that the user's code called where an error came from: `cos` of `math.cos(t)`; None for others."""
+    entry, place = error.__traceback__, None
+    while entry is not None:
+        if _is_user_code(entry.tb_frame.f_code.co_filename):
+            code = entry.tb_frame.f_code
+            lines = next(itertools.islice(code.co_positions(), entry.tb_lasti // 2, None), (None,) * 4)
+            place = code.co_filename, *lines
+        entry = entry.tb_next
+    if place is None:
+        return None
+    file, line, _, start, _ = place
+    if line is None:
+        return None
+    written = linecache.getline(file, line).encode()[start:].decode(errors="replace")
+    found = re.match(r"(?:\w+\.)*(\w+)\(", written)
+    return found[1] if found else None
 
 
 def line_of(function: Callable[..., Any]) -> str | None:

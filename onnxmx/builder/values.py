@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import onnx
 import onnx_ir as ir
 
 from onnxmx.builder.ops import Arg, Ops
-from onnxmx.builder.source import user_line
+from onnxmx.builder.source import called_at, user_line
 from onnxmx.errors import GraphError
 
 if TYPE_CHECKING:
@@ -27,8 +28,7 @@ class Value(ir.Value):
     __array_ufunc__ = None
 
     def __getattr__(self, name: str) -> NoReturn:
-        known = next((n for n in (f"reduce_{name}", name) if hasattr(Ops, n)), None)
-        method = f"x.builder.{known}(x, ...)" if known else 'x.builder.op("Name", x), for any operator of ONNX'
+        method = operator_named(f"reduce_{name}", name) or 'x.builder.op("Name", x), for any operator of ONNX'
         raise AttributeError(f"a value of a graph has no {name!r}: operators are methods of its builder, {method}")
 
     def __add__(self, other: Arg) -> Value:
@@ -100,6 +100,40 @@ class Value(ir.Value):
 
     __iter__ = None
     """Or Python would count x[0], x[1] ... for ever."""
+
+
+_ELSEWHERE = {
+    "absolute": "abs",
+    "arccos": "acos",
+    "arcsin": "asin",
+    "arctan": "atan",
+    "fabs": "abs",
+    "float": "cast",
+    "int": "cast",
+    "maximum": "max",
+    "minimum": "min",
+    "power": "pow",
+}
+"""What Python, math and numpy call functions that are operators here."""
+
+
+def operator_named(*names: str) -> str | None:
+    """How the first of these operators that there is is written in a graph: `x.builder.cos(x, ...)`; None for none."""
+    for name in (_ELSEWHERE.get(n, n) for n in names):
+        if hasattr(Ops, name):
+            return f"x.builder.{name}(x, ...)"
+        if onnx.defs.has(name.capitalize()):
+            return f'x.builder.op("{name.capitalize()}", x, ...)'
+    return None
+
+
+def expects_numbers(error: Exception) -> str:
+    """How to mend a function of the user's that raised an error over the graph values that it was given."""
+    name = called_at(error)
+    instead = operator_named(name) if name else None
+    if instead:
+        return f"It gets graph values, not numbers: write {instead} for {name}."
+    return "It gets graph values, not numbers: use their operators, or x.builder.op(...)."
 
 
 def agree(expected: Iterable[Any], found: Iterable[Any]) -> bool:

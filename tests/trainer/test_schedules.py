@@ -282,3 +282,23 @@ def test_plateau_looks_at_means() -> None:
 def test_values_out_of_range(make: Callable[[], Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         make()
+
+
+@pytest.mark.parametrize(
+    ("function", "instead"),
+    [
+        (lambda t: 0.1 * math.cos(t), r"write x\.builder\.cos\(x, \.\.\.\) for cos"),
+        (lambda t: 0.1 * np.exp(-t), r"write x\.builder\.exp\(x, \.\.\.\) for exp"),
+        (lambda t: 0.1 / (1 + math.floor(t)), r'write x\.builder\.op\("Floor", x, \.\.\.\) for floor'),
+        (lambda t: np.maximum(t, 1) * math.fabs(t), r"write x\.builder\.max\(x, \.\.\.\) for maximum"),
+        (lambda t: 0.1 * math.gamma(t), "use their operators"),
+        (lambda t, total: t / total, r"raised TypeError: .*'total'(.|\n)*Give it one parameter"),
+        (lambda t: {}["rate"], "raised KeyError: 'rate'"),
+    ],
+)
+def test_a_function_that_expects_numbers(function: Any, instead: str) -> None:
+    with pytest.raises(UsageError, match=instead) as caught:
+        rate(as_schedule(function), 0)
+    line = function.__code__.co_firstlineno
+    assert caught.value.at
+    assert caught.value.at.endswith(f"test_schedules.py:{line}")

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.ops import FLOAT
 from onnxmx.builder.source import line_of, raised_at
+from onnxmx.builder.values import expects_numbers
 from onnxmx.errors import OnnxmxError, ShapeError, UsageError
 from onnxmx.trainer.losses.base import Loss, Spec, Specs, Values, dims_of, size
 
@@ -80,7 +81,7 @@ def call(function: Callable[..., Any], outputs: Values, labels: Values) -> Value
         raise UsageError(
             f"{called(function)} expected to return a value of the graph; it raised {type(error).__name__}: {error}",
             at=raised_at(error) or line_of(function),
-            mend="It gets graph values, not numbers: use their operators, or x.builder.op(...).",
+            mend=expects_numbers(error),
         ) from error
     if not isinstance(made, Value):
         raise UsageError(

@@ -15,7 +15,9 @@ from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value, describe
 from onnxmx.builder.literals import is_number, is_size
 from onnxmx.builder.ops import FLOAT
-from onnxmx.errors import UsageError, unknown_name
+from onnxmx.builder.source import line_of, raised_at
+from onnxmx.builder.values import expects_numbers
+from onnxmx.errors import OnnxmxError, UsageError, unknown_name
 
 
 class Schedule(CheckedArguments):
@@ -66,7 +68,17 @@ class Custom(Schedule):
     function: Callable[[Value], Any]
 
     def __call__(self, g: GraphBuilder, step: ir.Value) -> ir.Value:
-        found = self.function(g.cast(step, FLOAT))
+        try:
+            found = self.function(g.cast(step, FLOAT))
+        except OnnxmxError:
+            raise
+        except Exception as error:  # the user's own code may raise anything
+            inside = raised_at(error)
+            raise UsageError(
+                f"a schedule expected a function of the update; it raised {type(error).__name__}: {error}",
+                at=inside or line_of(self.function),
+                mend=expects_numbers(error) if inside else "Give it one parameter, such as lambda t: 0.1 / (1 + t).",
+            ) from error
         if isinstance(found, (int, float)):
             check_rate("a schedule", found)
             return g.constant(np.float32(found))
