@@ -96,6 +96,8 @@ class GraphBuilder(Scopes, Ops):
 
         init: an initializer or the name of one.
         trainable: False for running statistics, which a step updates without a gradient.
+        Raises ShapeError for sizes that are not known, and where one of that name has another shape; UsageError for an
+        unknown initializer.
         """
         if not all(is_size(d) for d in shape):
             raise ShapeError(
@@ -172,7 +174,10 @@ class GraphBuilder(Scopes, Ops):
         return value
 
     def output(self, value: ir.Value, name: str) -> None:
-        """Make `value` an output called `name`; a value that has a fixed name already passes through an Identity."""
+        """Make `value` an output called `name`; a value that has a fixed name already passes through an Identity.
+
+        Raises GraphError where an input or another value has the name.
+        """
         if value.producer() is None or value.is_graph_output():
             value = self.op("Identity", value)
         if value.name != name and self._taken[name]:
@@ -194,7 +199,7 @@ class GraphBuilder(Scopes, Ops):
         return self.ops(op_type, *inputs, outputs=1, **attributes)[0]
 
     def ops(self, op_type: str, *inputs: Arg, outputs: int, **attributes: Any) -> tuple[Value, ...]:
-        """Add an `ai.onnx` node with several outputs, or what takes its place on the device."""
+        """Add an `ai.onnx` node with several outputs, or what takes its place on the device. Raises what `op` does."""
         if other := SUBSTITUTES[self.device].get(op_type):
             made = other(self, inputs, attributes)
             if made is not None:
@@ -214,7 +219,10 @@ class GraphBuilder(Scopes, Ops):
         return tuple(node.outputs)  # type: ignore[arg-type]  # _node made them Values
 
     def call(self, function: Function, inputs: Sequence[Arg], attributes: dict[str, Any]) -> tuple[Value, ...]:
-        """Add a node that calls an `ai.onnxmx` function, and the function's definition where it is new."""
+        """Add a node that calls an `ai.onnxmx` function, and the function's definition where it is new.
+
+        Raises ShapeError where the inputs do not fit.
+        """
         node = self._node(DOMAIN, function.name, inputs, len(function.outputs), attributes)
         try:
             kinds = function.infer(node, attributes)
@@ -234,6 +242,7 @@ class GraphBuilder(Scopes, Ops):
         """Add a copy of a node on `inputs`, its types inferred anew.
 
         known: for a node with graphs inside, what stands for the values that those read; others stay as they are.
+        Raises GraphError for a call of an `ai.onnxmx` function.
         """
         if node.domain == DOMAIN:
             raise GraphError(f"cannot copy the function node {node.name!r}")

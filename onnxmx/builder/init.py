@@ -101,7 +101,7 @@ def forget_bias(value: float = 1.0) -> Initializer:
     """Zeros, and `value` for an LSTM's forget gate, the third of four (i, o, f, c), so that it starts by remembering.
 
     shape: (4 units,), or an operator's (directions, 8 units): the input's bias, which gets it, and the recurrent one.
-    Source: Jozefowicz et al. 2015.
+    Raises UsageError for another shape, when it is drawn.   Source: Jozefowicz et al. 2015.
     """
 
     def draw(shape: tuple[int, ...], random: np.random.Generator) -> Array:

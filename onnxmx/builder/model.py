@@ -170,7 +170,10 @@ class Model(Surgery):
 
     @checked_arguments
     def with_parameters(self, arrays: dict[str, Array]) -> Model:
-        """A copy with other numbers. arrays: some or all parameters, each of its own shape, float32."""
+        """A copy with other numbers. arrays: some or all parameters, each of its own shape, float32.
+
+        Raises UsageError for an unknown name, and for another shape or type.
+        """
         copy = Model(ir.from_proto(ir.to_proto(self.ir)))
         values = copy._parameter_values()
         for name, array in arrays.items():

@@ -27,6 +27,7 @@ def scan(
     state: what the first step starts from; the next state has the same shapes.
     sequences: (steps, ...) each; a step gets one element (...) of each.   outputs: (steps, ...) each.
     reverse: start with the last step; an output still stands at the place of the elements that it was made from.
+    Raises GraphError where `step` returns another number of states, or there is no sequence.
     """
     body = Body(g)
     before = [body.entry("state", v.type, v.shape) for v in state]

@@ -168,7 +168,10 @@ class Surgery:
     # --- names and sizes
     @checked_arguments
     def rename(self, names: dict[str, str]) -> Self:
-        """Inputs, outputs and parameters by other names. names: {old: new}."""
+        """Inputs, outputs and parameters by other names. names: {old: new}.
+
+        Raises UsageError for a name that is not there, and for a new one that is taken.
+        """
         copy = self._copy()
         graph = copy.graph
         known = {v.name or "": v for v in (*graph.inputs, *graph.outputs, *graph.initializers.values())}

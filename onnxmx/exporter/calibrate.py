@@ -33,6 +33,7 @@ class Extremes:
         self._batches: dict[str, list[tuple[np.float32, np.float32]]] = {}
 
     def add(self, name: str, low: np.float32, high: np.float32) -> None:
+        """Note those of a batch."""
         self._batches.setdefault(name, []).append((low, high))
 
     def min_max(self) -> Ranges:

@@ -56,6 +56,7 @@ class Quality:
 
     @property
     def drop_is(self) -> str:
+        """How a drop is counted, in words."""
         name = self.metric.name.replace("_", " ")
         if self.metric.larger_is_better:
             return f"{name} before minus {name} after"

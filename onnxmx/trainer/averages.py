@@ -25,6 +25,7 @@ class Average(CheckedArguments):
     use: whether the averages are what is validated and saved as the model.
     """
 
+    use: bool = field(default=True, kw_only=True)
     prefix: ClassVar[str]
 
     def resolve(self, total: int) -> Average:
@@ -34,8 +35,6 @@ class Average(CheckedArguments):
     def __call__(self, g: GraphBuilder, average: ir.Value, p: ir.Value, step: ir.Value) -> ir.Value:
         """The next average. p: the parameter after the update.   step: int64 scalar, updates done before it."""
         raise NotImplementedError  # pragma: no cover - every average defines it
-
-    use: bool = field(default=True, kw_only=True)
 
 
 @function(outputs=("next_average",))

@@ -199,7 +199,7 @@ class TrainConfig:
 
     @property
     def samples(self) -> int:
-        """How many the picture of a GAN's epoch shows."""
+        """How many the picture of a GAN's epoch shows. Raises UsageError for no number of at least 0."""
         found = (self.gan or {}).get("samples", 64)
         if isinstance(found, bool) or not isinstance(found, int) or found < 0:
             raise UsageError(f"gan.samples expected a number of at least 0; found {found!r}")

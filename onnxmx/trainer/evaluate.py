@@ -92,6 +92,7 @@ class Evaluator:
         """The figures of all of `data`, by name; `loss` first. weights: ONNX Runtime values by parameter.
 
         batch_size: a model of a fixed batch is run on batches of that size instead.
+        Raises DataError where that does not divide the samples, or the model cannot compute them.
         """
         value = runtime().OrtValue.ortvalue_from_numpy
         outputs, labels = self._objective.outputs, list(self._objective.labels)

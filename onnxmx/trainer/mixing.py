@@ -161,4 +161,4 @@ class CutMix(Mixup):
 
 
 MIXES = {"mixup": Mixup, "cutmix": CutMix}
-"""By the name that `config.toml` uses."""
+"""By the name that the command line and `config.toml` use."""

@@ -110,7 +110,7 @@ class Plan:
         return self.fast_dev_run or self.overfit_one_batch
 
     def callbacks(self) -> list[Callback]:
-        """Those that the plan asks for, each run with new ones."""
+        """Those that the plan asks for, each run with new ones. Raises UsageError for options out of their range."""
         if self.patience is None and self.min_delta:
             raise UsageError(
                 f"min_delta expected patience; found {self.min_delta!r} without it",

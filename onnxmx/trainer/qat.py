@@ -49,6 +49,7 @@ def trainable_form(model: ir.Model, floats: Mapping[str, Array], trainable: Coll
     model: in QDQ form, as `exporter.qdq.finish` leaves it, with its QUANTIZATION metadata; used up.
     floats: its weights and biases before that.
     trainable: the names of those that are to be; other weights stay integers.   ranges: one of RANGES.
+    Raises UsageError for others.
     """
     if ranges not in RANGES:
         raise unknown_name("kind of ranges", ranges, RANGES)

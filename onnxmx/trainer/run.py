@@ -62,14 +62,14 @@ def train(config: TrainConfig, out: str | os.PathLike[str], *, overwrite: bool =
 
 
 def find_lr_of(config: TrainConfig) -> RateFinding:
-    """`find_lr` for the model, data and settings of a configuration."""
+    """`find_lr` for the model, data and settings of a configuration. Raises UsageError for a GAN."""
     model, data, options = _to_try(config)
     plan = config.make_plan()
     return find_lr(model, data, batch_size=plan.batch_size, micro_batch=plan.micro_batch, **options)
 
 
 def find_batch_size_of(config: TrainConfig) -> BatchFinding:
-    """`find_batch_size` for the model, data and settings of a configuration."""
+    """`find_batch_size` for the model, data and settings of a configuration. Raises UsageError for a GAN."""
     model, data, options = _to_try(config)
     if config.micro_batches > 1:
         raise UsageError(
@@ -99,7 +99,10 @@ def _to_try(config: TrainConfig) -> tuple[Model, Dataset, dict[str, Any]]:
 
 
 def resume_run(folder: str | os.PathLike[str], *, progress: bool = True) -> Run:
-    """Go on with the run in `folder`, or begin it when it was stopped before its first step."""
+    """Go on with the run in `folder`, or begin it when it was stopped before its first step.
+
+    Raises CheckpointError where there is no run, or it cannot go on as it was begun.
+    """
     run = RunDirectory(folder)
     if not run.config.is_file():
         raise CheckpointError(

@@ -96,6 +96,7 @@ class RunDirectory:
         """Delete the files of the run that lives here, and no others. Hold the folder by `locked`.
 
         Last those by which it is known as a run: after a kill half-way it can be deleted again.
+        Raises OnnxmxError where the system does not let it.
         """
         hand_over = (self.path / name for name in ("step.onnx", "state.safetensors", "step.json"))
         of_a_gan = ("step-*.onnx", "step-*.json", "samples/epoch-*.png", "discriminator.onnx")

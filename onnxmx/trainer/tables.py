@@ -88,6 +88,7 @@ def override(values: Table, settings: Mapping[str, Any], shorthands: Mapping[str
     """A copy of `values` in which each dotted key of `settings` has its value: {"optimizer.lr": 3e-4}.
 
     shorthands: by key, what a number in the place of a table is the value of.
+    Raises UsageError for a key that leads nowhere.
     """
     values = {key: _copied(value) for key, value in values.items()}
     for dotted, value in settings.items():
@@ -142,7 +143,7 @@ def _copied(value: Any) -> Any:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """`optimizer.lr=3e-4` as a dotted key and a value: TOML where it is that, else text."""
+    """`optimizer.lr=3e-4` as a dotted key and a value: TOML where it is that, else text. Raises UsageError."""
     key, equals, value = text.partition("=")
     key, value = key.strip(), value.strip()
     if not equals or not key:

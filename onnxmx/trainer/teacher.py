@@ -79,7 +79,10 @@ class Teacher(CheckedArguments):
     def guide(
         self, g: GraphBuilder, student: Model, objective: Objective, own: ir.Value, outputs: Values, inputs: Values
     ) -> Value:
-        """The loss to train by. own: that of the labels.   outputs: of `seen_in`, logits.   inputs: of a batch."""
+        """The loss to train by. own: that of the labels.   outputs: of `seen_in`, logits.   inputs: of a batch.
+
+        Raises UsageError for several losses, ShapeError where student and teacher do not fit each other.
+        """
         if len(objective.tasks) != 1 or len(objective.outputs) != 1:
             raise UsageError(
                 "a teacher expected a loss of one output; found several", mend="Cut the model to one output."

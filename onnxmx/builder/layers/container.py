@@ -134,7 +134,10 @@ def _expect_some(layer: Layer, branches: tuple[object, ...]) -> None:
 
 
 def concat(*xs: Value, axis: int = 1) -> Value:
-    """Branches side by side along `axis`, by default the channels.   xs: of one shape but for `axis`"""
+    """Branches side by side along `axis`, by default the channels.   xs: of one shape but for `axis`
+
+    Raises UsageError for what is no graph value.
+    """
     if not xs or not all(isinstance(x, Value) for x in xs):
         raise UsageError(
             f"concat expected graph values; found {xs!r}", at=user_line(), mend="Call it as concat(x, y, axis=1)."
@@ -143,7 +146,7 @@ def concat(*xs: Value, axis: int = 1) -> Value:
 
 
 def call_named(layer: Layer, name: str, *xs: Value) -> Value:
-    """Call `layer` under the name that its container gives it."""
+    """Call `layer` under the name that its container gives it. Raises UsageError for what is no layer."""
     if not isinstance(layer, Layer):
         g = xs[0].builder
         written = layer.__name__ if isinstance(layer, type) else None

@@ -42,6 +42,7 @@ class Steps:
 
     @classmethod
     def of(cls, node: ir.Node) -> Steps:
+        """Of a Scan or Loop node."""
         body = subgraphs(node)["body"]
         loop = node.op_type == "Loop"
         entries, results = list(body.inputs), list(body.outputs)[loop:]

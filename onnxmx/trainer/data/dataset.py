@@ -50,6 +50,7 @@ class Preprocessing(CheckedArguments):
         return y
 
     def to_dict(self) -> dict[str, float]:
+        """As a model's metadata holds it."""
         return {"scale": self.scale, "shift": self.shift}
 
     @classmethod

@@ -35,6 +35,7 @@ def read_file(path: str | PathLike[str], *, max_bytes: int) -> bytearray:
     """All bytes of a file, unpacked when it is gzip (its checksum is verified then).
 
     Grows with what really arrives and stops past `max_bytes`: neither a forged header nor a gzip bomb costs more.
+    Raises DataError for what cannot be read or is larger.
     """
     data = bytearray()
     try:

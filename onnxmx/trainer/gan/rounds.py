@@ -49,6 +49,7 @@ class Rounds:
         return measured
 
     def check(self, batch: dict[str, Array]) -> None:
+        """As of an engine, for the discriminator's step; so are `values` and `state`, of both."""
         self._engine.check(batch, DISCRIMINATOR)
 
     @property

@@ -159,7 +159,10 @@ def go_on_gan(
 
 
 def settings_of(folder: RunDirectory) -> dict[str, Any] | None:
-    """What the GAN in a folder was started with; None where another run lives there."""
+    """What the GAN in a folder was started with; None where another run lives there.
+
+    Raises CheckpointError where step.json is missing or damaged.
+    """
     try:
         index = json.loads((folder.path / "step.json").read_bytes())
         return dict(index["settings"]) if index["format"] == FORMAT else None
