@@ -12,7 +12,7 @@ import onnx_ir as ir
 Shape = tuple[int, ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class Case:
     """One row: an operator, its input shapes and what it is built with.
 
