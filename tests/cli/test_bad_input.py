@@ -84,7 +84,7 @@ ROWS = [
     Row("damaged npz", "train mlp --data broken.npz", 1, ("DataError", "broken.npz")),
     Row("label beyond the classes", "train mlp --data labels.npz", 1, ("DataError", "found 12", "sample 3")),
     Row("label that is negative", "train mlp --data negative.npz", 1, ("DataError", "found -1", "sample 5")),
-    Row("data without a test split", "train mlp --data untested.npz", 1, ("DataError", "x_test")),
+    Row("data that cannot be divided", "train mlp --data one.npz", 1, ("DataError", "2 samples or more")),
     Row("data that is not finite", "train mlp --data nan.npz", 1, ("DataError", "finite", "nan")),
     Row("model that does not fit", "evaluate run/model.onnx --data wide.npz", 1, ("DataError", "(1, 8, 8)", "(5,)")),
     Row("training a model that does not fit", "train run/model.onnx --data wide.npz", 1, ("DataError", "(5,)")),
@@ -305,7 +305,7 @@ def _datasets(root: Path) -> None:
     x, y = rng.random((20, 5), np.float32), np.arange(20) % 2
     test = {"x_test": x, "y_test": y}
     np.savez(root / "wide.npz", x=x, y=y, classes=["a", "b"], **test)
-    np.savez(root / "untested.npz", x=x, y=y)
+    np.savez(root / "one.npz", x=x[:1], y=y[:1])
     np.savez(root / "labels.npz", x=x, y=np.where(np.arange(20) == 3, 12, y), classes=["a", "b"], **test)
     np.savez(root / "negative.npz", x=x, y=np.where(np.arange(20) == 5, -1, y), classes=["a", "b"], **test)
     np.savez(root / "nan.npz", x=np.where(x == x[7, 2], np.nan, x), y=y, **test)

@@ -85,6 +85,32 @@ def test_a_file_of_ones_own(tmp_path, ending):
     np.testing.assert_array_equal(test.batch(slice(None))["label"], [0, 1])
 
 
+@pytest.mark.parametrize("count", [2, 7, 500])
+def test_a_file_without_a_test_split_is_divided(tmp_path, count):
+    """A fifth is held out, at random from all over the file, the same each time; no sample is in both parts."""
+    file = save(tmp_path, x=np.arange(count), y=np.arange(count) * 5 // count)  # sorted by class
+    with pytest.warns(OnnxmxWarning, match=f"mine.npz has no x_test: a fifth of its {count} samples"):
+        train, test, again = (get_dataset(file, split) for split in ("train", "test", "test"))
+    assert (train.split, test.split, len(test)) == ("train", "test", max(1, count // 5))
+    np.testing.assert_array_equal(again.inputs["x"], test.inputs["x"])
+    both = np.concatenate([train.inputs["x"], test.inputs["x"]])
+    assert sorted(both.tolist()) == list(range(count))
+    for part in (train, test):
+        np.testing.assert_array_equal(part.labels["label"], part.inputs["x"] * 5 // count)
+    if count == 500:
+        assert np.bincount(test.labels["label"], minlength=5).min() >= 10
+    assert len(load_npz(file)) == count
+
+
+def test_one_sample_cannot_be_divided(tmp_path):
+    with pytest.raises(DataError, match=r"mine\.npz: expected 2 samples or more, one of them to test; found 1"):
+        get_dataset(save(tmp_path, x=X[:1], y=Y[:1]), "test")
+    with pytest.raises(DataError, match="expected an array 'x_test' for the test split"):
+        get_dataset(save(tmp_path, x=X, y=Y, y_test=Y), "test")
+    with pytest.raises(DataError, match="expected an array 'x' for the train split"):
+        get_dataset(save(tmp_path, x_test=X, y_test=Y), "train")
+
+
 def test_labels_are_optional_in_a_file_of_ones_own(tmp_path):
     assert load_npz(save(tmp_path, x=X)).labels == {}
 

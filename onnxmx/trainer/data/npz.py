@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from onnxmx.trainer.data.registry import check_split
 
 _INPUTS = {"train": ("x", "x_train"), "test": ("x_test",)}
 _LABELS = {"train": ("y", "y_train"), "test": ("y_test",)}
+_HELD_OUT = 5
+"""One sample in so many is held out of a file without a test split."""
 _EXTRAS = ("classes", "scale", "shift")
 _KNOWN = [name for table in (_INPUTS, _LABELS) for names in table.values() for name in names] + list(_EXTRAS)
 
@@ -55,6 +58,33 @@ def load_npz(path: str | PathLike[str], split: str = "train") -> Dataset:
         scale=_number(arrays, "scale", 1.0, path),
         shift=_number(arrays, "shift", 0.0, path),
     )
+
+
+def split_npz(path: str | PathLike[str], split: str) -> Dataset:
+    """`load_npz`, which of a file without a test split holds a fifth of the samples out as one, and warns of it.
+
+    They are drawn at random, and are the same each time: files are often sorted by class, so the last ones would not
+    do. Raises DataError as `load_npz`.
+    """
+    path = Path(path)
+    check_split(split)
+    _, found = _read(path, set())
+    given = {*_INPUTS["test"], *_LABELS["test"]} & set(found)
+    if given or not {*_INPUTS["train"]} & set(found):
+        return load_npz(path, split)
+    whole = load_npz(path)
+    if len(whole) < 2:
+        raise DataError(f"{path}: expected 2 samples or more, one of them to test; found {len(whole)}")
+    warnings.warn(
+        f"{path} has no x_test: a fifth of its {len(whole)} samples, the same in every command, is its test split, "
+        "and the rest its train split",
+        OnnxmxWarning,
+        stacklevel=2,
+    )
+    order = np.random.default_rng(0).permutation(len(whole))
+    test = max(1, len(whole) // _HELD_OUT)
+    chosen = order[:test] if split == "test" else order[test:]
+    return replace(whole.subset(np.sort(chosen)), split=split)
 
 
 def _read(path: Path, wanted: set[str]) -> tuple[dict[str, Array], list[str]]:
