@@ -69,9 +69,12 @@ def test_images(ignored: int) -> None:
     assert np.sum(measured("confusion_matrix", loss, output, label, 2)) == keep.sum()
     matrix = [[((right == r) & (chosen == c)).sum() for c in range(3)] for r in range(3)]
     assert measured("confusion_matrix", loss, output, label, 2) == matrix
-    assert 0.3 < measured("auc", loss, output, label, 2) < 0.7
     logp = output.astype(np.float64) - np.log(np.exp(output.astype(np.float64)).sum(1, keepdims=True))
-    own = np.moveaxis(logp, 1, -1).reshape(-1, 3)[keep, right]
+    rows = np.moveaxis(logp, 1, -1).reshape(-1, 3)[keep]
+    odds = rows - np.log(1 - np.exp(rows))  # a larger score of a pixel of the class than of another one's
+    areas = [(odds[right == k, k][:, None] > odds[right != k, k]).mean() for k in range(3) if k != ignored]
+    assert measured("auc", loss, output, label, 2) == pytest.approx(np.mean(areas), abs=2e-3)
+    own = rows[np.arange(len(right)), right]
     assert measured("perplexity", loss, output, label, 2) == pytest.approx(np.exp(-own.mean()), rel=1e-5)
 
 
@@ -80,6 +83,9 @@ def test_nothing_to_divide_by() -> None:
     zeros, logits = np.zeros(6, np.int64), np.tile(np.float32([1, 0]), (6, 1))
     for name, expected in {"mcc": 0, "auc": 0, "precision": 1, "precision:average=binary": 0}.items():
         assert measured(name, "softmax_cross_entropy", logits, zeros) == expected
+    tenths = np.full((1001, 1), 0.1, np.float32)  # whose squares are rounded when they are added up
+    assert measured("r2", "mean_squared_error", tenths + 1, tenths) == 0
+    assert measured("pearson", "mean_squared_error", np.arange(1001, dtype=np.float32)[:, None], tenths) == 0
     same, other = np.full((6, 1), 5.5, np.float32), np.full((6, 1), 4.5, np.float32)
     for name, output, expected in (("r2", same, 1), ("r2", other, 0), ("pearson", other, 0)):
         assert measured(name, "mean_squared_error", output, same) == expected
@@ -90,6 +96,7 @@ def test_auc_of_sure_and_of_equal_scores() -> None:
     label = random.integers(0, 2, (400, 1))
     sure = (30 * random.normal(size=(400, 1)) + 200 * label).astype(np.float32)
     assert measured("auc", "sigmoid_bce", sure, label) == pytest.approx(1.0, abs=1e-3)
+    assert measured("auc", "sigmoid_bce", np.where(label, 1e9, -1e9).astype(np.float32), label) == 1.0
     assert measured("auc", "sigmoid_bce", np.zeros((400, 1), np.float32), label) == 0.5
     several = random.integers(0, 3, 90)
     whole = (random.normal(size=(90, 3)) + 300 * np.eye(3)[several]).astype(np.float32)  # probabilities of 1

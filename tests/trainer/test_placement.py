@@ -162,8 +162,13 @@ def recurrent(g: GraphBuilder, **attributes: Any) -> Value:
     return g.ops("GRU", floats(g, 5, 2, 3), w, r, outputs=2, hidden_size=4, **attributes)[0]
 
 
-def upsampled(g: GraphBuilder, pads: list[int]) -> Value:
-    return g.op("ConvTranspose", floats(g, 1, 2, 4, 4), np.ones((2, 2, 3, 3), np.float32), strides=[2, 2], pads=pads)
+def lstm(g: GraphBuilder, peepholes: Any = None) -> Value:
+    w, r = (g.constant(np.ones((1, 16, n), np.float32)) for n in (3, 4))
+    return g.ops("LSTM", floats(g, 5, 2, 3), w, r, None, None, None, None, peepholes, outputs=2, hidden_size=4)[0]
+
+
+def upsampled(g: GraphBuilder, **pads: Any) -> Value:
+    return g.op("ConvTranspose", floats(g, 1, 2, 4, 4), np.ones((2, 2, 3, 3), np.float32), strides=[2, 2], **pads)
 
 
 def count(g: GraphBuilder) -> Value:
@@ -185,10 +190,28 @@ PLACED = [
         ("Cast", "Div"),
         ("Div",),
     ),
-    Placed("pads", lambda g: upsampled(g, [1, 1, 1, 1])),
-    Placed("pads that differ", lambda g: upsampled(g, [0, 0, 1, 1]), ("ConvTranspose",), ("ConvTranspose",)),
+    Placed("pads", lambda g: upsampled(g, pads=[1, 1, 1, 1])),
+    Placed("pads that differ", lambda g: upsampled(g, pads=[0, 0, 1, 1]), ("ConvTranspose",), ("ConvTranspose",)),
+    Placed("auto_pad", lambda g: upsampled(g, auto_pad="SAME_UPPER"), ("ConvTranspose",), ("ConvTranspose",)),
+    Placed("auto_pad that adds none", lambda g: upsampled(g, auto_pad="VALID")),
+    Placed(
+        "random numbers",
+        lambda g: g.add(floats(g), g.op("Atan", g.op("RandomNormal", shape=[3]))),
+        ("Atan",),
+        ("Atan",),
+    ),
     Placed("a reset after the product", lambda g: recurrent(g, linear_before_reset=1)),
     Placed("a reset before the product", lambda g: recurrent(g, linear_before_reset=0), ("GRU",), ("GRU",)),
+    Placed("a reset where none is named", recurrent, ("GRU",), ("GRU",)),
+    Placed("its activations named", lambda g: recurrent(g, linear_before_reset=1, activations=["Sigmoid", "Tanh"])),
+    Placed(
+        "other activations",
+        lambda g: recurrent(g, linear_before_reset=1, activations=["Sigmoid", "Relu"]),
+        ("GRU",),
+        ("GRU",),
+    ),
+    Placed("an LSTM", lstm),
+    Placed("peepholes", lambda g: lstm(g, np.ones((1, 12), np.float32)), ("LSTM",), ("LSTM",)),
 ]
 
 
@@ -198,6 +221,22 @@ def test_nodes_are_placed_as_onnx_runtime_places_them(row: Placed) -> None:
     assert tuple(f.op_type for f in on_cpu(data)) == row.on_cpu
     assert tuple(f.op_type for f in fallbacks(data)) == row.data
     assert fallbacks(data, "cpu") == []
+
+
+def test_peepholes_that_are_left_out() -> None:
+    types = {name: onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None) for name in "xwrpy"}
+    inputs = ["x", "w", "r", "", "", "", ""]
+    assert lacks(onnx.helper.make_node("LSTM", [*inputs, ""], ["y"]), types) is None
+    assert lacks(onnx.helper.make_node("LSTM", [*inputs, "p"], ["y"]), types) == "peepholes"
+
+
+def test_a_branch_knows_the_constants_around_it() -> None:
+    text = """<ir_version: 10, opset_import: ["": 20]> g (bool q, float[3] x) => (float[3] y) {
+        k = Constant<value = float[3] {1.0, 2.0, 3.0}>()
+        y = If(q) <then_branch = t () => (float[3] a) { b = Atan(k) a = Add(b, x) },
+                   else_branch = e () => (float[3] c) { c = Atan(x) }>
+    }"""
+    assert [f.op_type for f in on_cpu(onnx.parser.parse_model(text).SerializeToString())] == ["Atan"]
 
 
 def test_the_page_names_every_operator_without_a_kernel() -> None:

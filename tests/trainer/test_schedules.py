@@ -18,7 +18,7 @@ from onnxmx.builder.graph import GraphBuilder
 from onnxmx.builder.ops import INT64
 from onnxmx.builder.session import open_session
 from onnxmx.errors import UsageError
-from onnxmx.trainer.schedules import SCHEDULES, Constant, WarmupCosine, as_schedule
+from onnxmx.trainer.schedules import SCHEDULES, Constant, Scaled, WarmupCosine, as_schedule
 from onnxmx.trainer.step import initial_state
 from tests.trainer import schedule_oracle as oracle
 from tests.trainer.nets import blob_net, blobs, feeds, run_graph
@@ -180,6 +180,11 @@ def test_one_after_another() -> None:
     np.testing.assert_allclose(found[12:], 0.25 * (1 + np.cos(np.pi * np.arange(8) / 7)), atol=1e-6)
 
 
+def test_a_schedule_times_a_number() -> None:
+    expected = 0.2 * rates(mx.Cosine(0.5, floor=0.1), 8)
+    np.testing.assert_allclose(rates(Scaled(mx.Cosine(0.5, floor=0.1), 0.2), 8), expected, rtol=1e-6)
+
+
 def test_a_plain_function_of_the_step() -> None:
     def halves(t: Any) -> Any:
         return 0.5 / (1 + t / 4) ** 2
@@ -201,6 +206,15 @@ def test_far_steps_are_exact(row: str) -> None:
     assert math.isfinite(found)
     if repeats:
         assert found == rate(schedule, 3)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_run_of_one_update_has_a_rate(row: str) -> None:
+    found = rates(ROWS[row], 2, total=1)
+    assert np.isfinite(found).all()
+    assert 0 <= found.min() <= found.max() <= 0.5
+    if row in ("linear", "polynomial", "cosine"):
+        assert found[0] == 0.5
 
 
 def plateau_step(schedule: Any) -> list[tuple[float, float]]:

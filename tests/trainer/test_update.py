@@ -381,6 +381,16 @@ def test_small_parameters_gathered_or_not_are_the_same_bits(optimizer: Any, monk
             np.testing.assert_array_equal(a, b)
 
 
+def test_muon_s_share_for_adam_is_that_of_a_schedule_too() -> None:
+    model = TINY["mlp"]()
+    found, expected = (
+        run(*compiled(model, mx.Muon(lr=lr, adam_ratio=0.1)), [batch_for(model)])[0]
+        for lr in (mx.Linear(0.1, 0.1), 0.1)
+    )
+    for name in model.trainable:
+        np.testing.assert_allclose(found[f"next.{name}"], expected[f"next.{name}"], rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "nodes"),
     [
