@@ -12,7 +12,7 @@ import pytest
 import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.builder.kinds import fits
-from onnxmx.errors import UsageError
+from onnxmx.errors import DataError, UsageError
 from tests.builder.bad_input import Bad
 from tests.trainer.nets import blob_net
 
@@ -51,6 +51,10 @@ TABLE: dict[str, tuple[Callable[[], Any], str]] = {
     "a number of classes": (lambda: mx.data.Dataset.from_arrays([1], [0], classes=THREE), "classes as a list; found 3"),
     "a number as a split": (lambda: mx.data.digits(THREE), "named 3"),
     "a number as a model's name": (lambda: mx.models.build(THREE), "named 3"),
+    "a number as a function": (lambda: L.Lambda(THREE), "Lambda expected a function of graph values; found 3"),
+    "a number to update by": (lambda: mx.Update(THREE), "expected an optimizer; found 3"),
+    "a number of changes": (lambda: mx.Update(mx.Adam(), transforms=THREE), "expected a clipping or a list of them"),
+    "a number among models": (lambda: mx.Joint({"a": THREE}, {}), "Joint expected a model as 'a'; found int"),
     "a number as an initializer's file": (lambda: mx.init.file(THREE), "file expected path as text or a path"),
 }  # fmt: skip
 
@@ -63,6 +67,24 @@ def test_an_argument_of_another_kind(name: str, tmp_path: Path, monkeypatch: pyt
         write()
     assert caught.value.__cause__ is None
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("fit", r"mx\.fit\(model, data"), ("predict", r"model\(array\)"), ("state_dict", r"model\.parameters\(\)"),
+        ("to", "provider='cuda'"), ("sumary", "summary"), ("zzzz", r"has no 'zzzz'$"),
+    ],
+)  # fmt: skip
+def test_a_method_of_another_library(name: str, instead: str) -> None:
+    with pytest.raises(AttributeError, match=rf"a Model has no '{name}'.*{instead}|{instead}"):
+        getattr(blob_net(), name)
+
+
+def test_lists_of_several_lengths() -> None:
+    for ragged, fine in (([[1, 2], [3]], [0, 1]), ([1, 2], [[0], [0, 1]])):
+        with pytest.raises(DataError, match=r"samples of one shape in .*; found a list of several lengths"):
+            mx.data.Dataset.from_arrays(ragged, fine)  # type: ignore[arg-type]
 
 
 def test_it_points_at_the_line() -> None:

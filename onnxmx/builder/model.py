@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import onnx
@@ -30,8 +30,9 @@ from onnxmx.builder.session import open_session, run_errors
 from onnxmx.builder.source import line_of, user_line
 from onnxmx.builder.summary import Summary, real_inputs, summarize
 from onnxmx.builder.surgery import Surgery
+from onnxmx.builder.synonyms import METHODS
 from onnxmx.builder.values import Dim, Value, agree, dims, show_shape
-from onnxmx.errors import DataError, GraphError, ModelFileError, UsageError, first_line, unknown_name
+from onnxmx.errors import DataError, GraphError, ModelFileError, UsageError, first_line, nearest, unknown_name
 from onnxmx.files import write_atomic
 
 Array = np.ndarray[Any, Any]
@@ -148,6 +149,13 @@ class Model(Surgery):
         self.outputs = {p.name: p for p in map(_port, model.graph.outputs)}
         self.metadata = model.metadata_props
         self._session: Any = None
+
+    if not TYPE_CHECKING:  # or any attribute would be one to a type checker
+
+        def __getattr__(self, name: str) -> NoReturn:
+            instead = METHODS.get(name) or nearest(name, [n for n in dir(type(self)) if not n.startswith("_")])
+            hint = f"; did you mean {instead}?" if instead and not name.startswith("_") else ""
+            raise AttributeError(f"a Model has no {name!r}{hint}")
 
     def __repr__(self) -> str:
         def show(ports: dict[str, Port]) -> str:

@@ -22,6 +22,7 @@ from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.model import Model
 from onnxmx.builder.ops import FLOAT
 from onnxmx.builder.session import PROVIDERS, check_provider
+from onnxmx.builder.source import user_line
 from onnxmx.builder.values import Dim
 from onnxmx.errors import GradientError, UsageError, unknown_name
 from onnxmx.trainer.autodiff import gradients
@@ -62,6 +63,13 @@ class Joint(CheckedArguments):
 
     def __init__(self, models: Mapping[str, Model], updates: Mapping[str, Update | OptimizerLike]) -> None:
         self.models = dict(models)
+        for name, model in self.models.items():
+            if not isinstance(model, Model):
+                raise UsageError(
+                    f"Joint expected a model as {name!r}; found {type(model).__name__}",
+                    at=user_line(),
+                    mend="Build a layer first: net.build(x=('batch', 4)).",
+                )
         for name in updates:
             self._known(name)
         self._updates = {name: u if isinstance(u, Update) else Update.of(u) for name, u in updates.items()}

@@ -37,6 +37,12 @@ class Update(CheckedArguments):
     regularizers: tuple[Regularizer, ...] = ()
     average: Average | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "optimizer", optimizers.get(self.optimizer))
+        object.__setattr__(self, "transforms", as_transforms(self.transforms))
+        object.__setattr__(self, "regularizers", as_regularizers(self.regularizers))
+        object.__setattr__(self, "average", averages.get(self.average))
+
     @classmethod
     def of(
         cls,

@@ -92,6 +92,14 @@ class Lambda(Layer):
 
     function: Callable[..., Value]
 
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise UsageError(
+                f"Lambda expected a function of graph values; found {self.function!r}",
+                at=self._source,
+                mend="Such as Lambda(lambda x: x * 2).",
+            )
+
     def forward(self, *xs: Value) -> Value:
         y = self.function(*xs)
         if not isinstance(y, Value):

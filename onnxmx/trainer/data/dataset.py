@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxmx.builder.arguments import CheckedArguments, checked_arguments
+from onnxmx.builder.source import user_line
 from onnxmx.errors import DataError, UsageError
 
 Array = npt.NDArray[Any]
@@ -83,8 +84,8 @@ class Dataset(CheckedArguments):
     types: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        inputs = {key: np.asarray(value) for key, value in self.inputs.items()}
-        labels = {key: np.asarray(value) for key, value in self.labels.items()}
+        inputs = {key: _as_array(key, value) for key, value in self.inputs.items()}
+        labels = {key: _as_array(key, value) for key, value in self.labels.items()}
         self._check_lengths(inputs, labels)
         for key, array in {**inputs, **labels}.items():
             self._check_values(key, array)
@@ -117,8 +118,8 @@ class Dataset(CheckedArguments):
         return cls(
             name=name,
             split=split,
-            inputs={key: np.asarray(value) for key, value in x.items()},
-            labels={key: np.asarray(value) for key, value in y.items()},
+            inputs={key: _as_array(key, value) for key, value in x.items()},
+            labels={key: _as_array(key, value) for key, value in y.items()},
             classes=None if classes is None else tuple(map(str, classes)),
             preprocessing=Preprocessing(scale, shift),
         )
@@ -269,6 +270,18 @@ class Dataset(CheckedArguments):
                 f"{self._here} expected {key!r} in [0, {count}), one of {count} classes; found {value} in sample {row}",
                 mend="Number the classes from 0, or name as many classes as there are.",
             )
+
+
+def _as_array(key: str, given: Any) -> Array:
+    """What a user gives as an array. Raises DataError for lists of several lengths."""
+    try:
+        return np.asarray(given)
+    except ValueError:
+        raise DataError(
+            f"a dataset expected samples of one shape in {key!r}; found a list of several lengths",
+            at=user_line(),
+            mend="Pad or cut them to one length; a model can take the lengths as one more input.",
+        ) from None
 
 
 def check_finite(where: str, key: str, array: Array) -> None:
