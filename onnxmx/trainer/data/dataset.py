@@ -265,7 +265,7 @@ class Dataset(CheckedArguments):
             return
         bad = (array < 0) | (array >= count)
         if bad.any():
-            row, value = _first(array, bad)
+            row, value = first_bad(array, bad)
             raise DataError(
                 f"{self._here} expected {key!r} in [0, {count}), one of {count} classes; found {value} in sample {row}",
                 mend="Number the classes from 0, or name as many classes as there are.",
@@ -292,15 +292,15 @@ def check_finite(where: str, key: str, array: Array) -> None:
         with np.errstate(over="ignore"):  # A float64 beyond float32 turns into infinity: found on the next line.
             bad = ~np.isfinite(block.astype(np.float32, copy=False))
         if bad.any():
-            row, value = _first(block, bad)
+            row, value = first_bad(block, bad)
             raise DataError(
                 f"{where} expected finite float32 values in {key!r}; found {value} in sample {start + row}",
                 mend="Repair or drop that sample.",
             )
 
 
-def _first(array: Array, bad: Array) -> tuple[int, Any]:
-    """The first sample that has a bad value, and that value."""
+def first_bad(array: Array, bad: Array) -> tuple[int, Any]:
+    """The first sample that has a bad value, and that value.   bad: where they are, bool, one of them at least."""
     row = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
     return row, array[row][bad[row]].flat[0]
 

@@ -17,6 +17,7 @@ from onnxmx.builder.literals import is_number
 from onnxmx.builder.ops import FLOAT, INT64
 from onnxmx.builder.values import show_shape
 from onnxmx.errors import DataError, ShapeError, UsageError
+from onnxmx.trainer.data.dataset import first_bad
 from onnxmx.trainer.named import spell
 
 Array = np.ndarray[Any, Any]
@@ -238,9 +239,9 @@ def dims_of(loss: Loss, output: ir.Value) -> tuple[Dim, ...]:
 def refuse(loss: Loss, name: str, array: Array, bad: Array, allowed: str, *, mend: str = "") -> None:
     """Raises DataError where `bad` is true somewhere. mend: what to do, where more is known."""
     if bad.any():
-        row = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
+        row, value = first_bad(array, bad)
         raise DataError(
-            f"{loss.name} expected {name!r} to be {allowed}; found {array[row][bad[row]].flat[0]} in sample {row}",
+            f"{loss.name} expected {name!r} to be {allowed}; found {value} in sample {row}",
             mend=mend or "Repair the labels, or choose a loss that takes them.",
         )
 
