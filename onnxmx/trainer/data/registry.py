@@ -73,7 +73,8 @@ def dataset(
 def get_dataset(name: str, split: str, data_dir: DataDir = None) -> Dataset:
     """The dataset `name`, or the user's own file when the name ends in .npz (relative to `data_dir` if given).
 
-    split: "train" or "test"; of a file without `x_test` a fifth of the samples is the test split. Raises UsageError for an unknown name or split, DataError for files that do not do.
+    split: "train" or "test"; of a file without `x_test` a fifth of the samples is the test split.
+    Raises UsageError for an unknown name or split, DataError for files that do not do.
     """
     check_split(split)
     if name.endswith(".npz"):
