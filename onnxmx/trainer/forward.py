@@ -20,7 +20,7 @@ from onnxmx.builder.metadata import AS_INFERRED, CHECKPOINT, SOURCE
 from onnxmx.builder.model import Model
 from onnxmx.errors import GraphError
 from onnxmx.trainer.autodiff.registry import is_users_own
-from onnxmx.trainer.autodiff.rules.lstm import keeps_steps, lstm_that_keeps
+from onnxmx.trainer.autodiff.rules.kept import keeps_steps, with_steps_kept
 from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout
 from onnxmx.trainer.precision import PRECISIONS, Precision
 from onnxmx.trainer.qat import observe
@@ -299,10 +299,12 @@ def _batch_norm(
     return [y]
 
 
-def _lstm(g: GraphBuilder, training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value]:
-    """ONNX Runtime's LSTM does not say what a gradient reads."""
+def _recurrent(
+    g: GraphBuilder, training: Training, node: ir.Node, inputs: Sequence[ir.Value | None]
+) -> Sequence[ir.Value]:
+    """LSTM and GRU do not say what a gradient reads."""
     if training.rules and keeps_steps(node):
-        return lstm_that_keeps(g, node, inputs)
+        return with_steps_kept(g, node, inputs)
     return g.copy(node, inputs)
 
 
@@ -310,7 +312,8 @@ _REWRITES: dict[str, Rewrite] = {
     "Dropout": _dropout,
     "BatchNormalization": _batch_norm,
     "QuantizeLinear": observe,
-    "LSTM": _lstm,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
 }
 REWRITTEN = frozenset(_REWRITES)
 """The operators that compute something else in training."""

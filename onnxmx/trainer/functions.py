@@ -105,3 +105,36 @@ def LSTMSteps(g: GraphBuilder, z: ir.Value, r: ir.Value, h0: ir.Value, c0: ir.Va
     last, (t, i, o, *kept) = scan(g, step, [h0, c0], [z])
     # All of y as one product: given out by each step, it would be copied, as it is a state too.
     return g.mul(o, t), *last, t, i, o, *kept
+
+
+@function(outputs=("y", "h", "z", "r", "n", "rn", "zd"))
+def GRUSteps(
+    g: GraphBuilder,
+    gates: ir.Value,
+    new: ir.Value,
+    r_gates: ir.Value,
+    r_new: ir.Value,
+    bias: ir.Value,
+    h0: ir.Value,
+) -> tuple[Value, ...]:
+    """One direction of a GRU that resets after the product, keeping what its gradient reads.
+
+    h[t] = n + z (h[t-1] - n);   z, r = sigmoid of gates[t] + Rg h[t-1], n = tanh of new[t] + r (Rn h[t-1] + bias).
+
+    gates: (time, batch, 2 units), of z and r, new: (time, batch, units), W x[t] + b of every step.
+    r_gates: (2 units, units).   r_new: (units, units).   bias: (units,).   h0, h: (batch, units), the first and last.
+    y, every h[t], z, r, n, rn = Rn h[t-1] + bias, zd = z (h[t-1] - n): (time, batch, units).
+    Source: Cho et al. 2014, in cuDNN's form.
+    """
+
+    def step(b: GraphBuilder, before: _Values, element: _Values) -> tuple[list[Value], list[Value]]:
+        (h,) = before
+        both = b.op("Sigmoid", b.gemm(h, r_gates, element[0], transB=1))
+        z, r = b.ops("Split", both, outputs=2, axis=1, num_outputs=2)
+        rn = b.gemm(h, r_new, bias, transB=1)
+        n = b.op("Tanh", b.add(element[1], b.mul(r, rn)))
+        zd = b.mul(z, b.sub(h, n))
+        return [b.add(n, zd)], [z, r, n, rn, zd]
+
+    (h,), kept = scan(g, step, [h0], [gates, new])
+    return g.add(kept[2], kept[4]), h, *kept

@@ -16,7 +16,7 @@ from onnxmx.builder.graph import DOMAIN, OPSET, GraphBuilder
 from onnxmx.builder.session import open_session
 from onnxmx.trainer.autodiff import RULES, gradients
 from onnxmx.trainer.autodiff.registry import Refusal
-from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout, LSTMSteps
+from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout, GRUSteps, LSTMSteps
 from onnxmx.trainer.losses.ctc import CTCLoss
 from tests.trainer import (
     rows_control,
@@ -158,6 +158,11 @@ CASES = [
     *(
         Case(f"{DOMAIN}.LSTMSteps", ((4, 2, 12), (12, 3), (2, 3), (2, 3)), make=lambda g, *v, k=k: LSTMSteps(g, *v)[k])
         for k in range(10)  # what it keeps is read by the gradient's own gradient
+    ),
+    *(
+        Case(f"{DOMAIN}.GRUSteps", ((4, 2, 6), (4, 2, 3), (6, 3), (3, 3), (3,), (2, 3)),
+             make=lambda g, *v, k=k: GRUSteps(g, *v)[k])
+        for k in range(7)
     ),
     Case(
         f"{DOMAIN}.LSTMSteps",

@@ -6,15 +6,27 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.graph import DOMAIN, GraphBuilder, Value
 from onnxmx.builder.scan import scan
+from onnxmx.trainer.autodiff.backward import through
 from onnxmx.trainer.autodiff.registry import gradient
-from onnxmx.trainer.autodiff.rules.recurrent import CellGradient, Direction, as_rows, as_steps, over_steps, recurrent
+from onnxmx.trainer.autodiff.rules.recurrent import (
+    CellGradient,
+    Direction,
+    as_rows,
+    as_steps,
+    one_step_earlier,
+    over_steps,
+    recurrent,
+)
 from onnxmx.trainer.autodiff.shapes import static
+from onnxmx.trainer.functions import GRUSteps
+
+MaybeValue = ir.Value | None
 
 
 @gradient("GRU")
-def gru(g: GraphBuilder, node: ir.Node, *dys: ir.Value | None) -> Any:
+def gru(g: GraphBuilder, node: ir.Node, *dys: MaybeValue) -> Any:
     """With z, r = sigmoid(W x + R h[t-1] + b), h[t] = (1 - z) n + z h[t-1] and n one of
 
     linear_before_reset=1   n = tanh(Wn x + wbn + r (Rn h[t-1] + rbn))   (cuDNN, PyTorch, Keras)
@@ -22,6 +34,32 @@ def gru(g: GraphBuilder, node: ir.Node, *dys: ir.Value | None) -> Any:
     """
     after = node.attributes.get_int("linear_before_reset", 0)
     return recurrent(g, node, dys, 1, _reset_after if after else _reset_before)
+
+
+@gradient("GRUSteps", domain=DOMAIN)
+def gru_steps(g: GraphBuilder, node: ir.Node, dy: MaybeValue, dh: MaybeValue, *dkept: MaybeValue) -> Any:
+    """As GRU, from what was kept:   dz = dh (h[t-1] - n) z(1-z);   dn = dh (1-z)(1-n^2);   dr = dn r rn (1-r)"""
+    if any(v is not None for v in dkept):  # the gradient of this gradient
+        return through(g, node, [dy, dh, *dkept], GRUSteps.trace)
+    _gates, _new, r_gates, r_new, _bias, h0 = (v for v in node.inputs if v is not None)
+    y, h, z, r, n, rn, zd = node.outputs
+    rest = g.sub(1.0, z)
+    factors = [g.mul(zd, rest), g.mul(rest, g.sub(1.0, g.mul(n, n))), r, g.mul(rn, g.sub(1.0, r)), z]
+
+    def step(b: GraphBuilder, state: Any, element: Any) -> Any:
+        by_z, by_n, r, by_r, z, *dy = element
+        dh = b.add(state[0], dy[0]) if dy else state[0]
+        dn = b.mul(dh, by_n)
+        drn = b.mul(dn, r)
+        dgates = b.concat([b.mul(dh, by_z), b.mul(drn, by_r)], 1)
+        back = b.gemm(dgates, r_gates, b.gemm(drn, r_new, b.mul(dh, z)))
+        return [back], [dgates, dn, drn]
+
+    last = g.op("Sub", h, h) if dh is None else dh
+    (dh0,), (dgates, dn, drn) = scan(g, step, [last], [*factors, *([] if dy is None else [dy])], reverse=True)
+    before = one_step_earlier(g, h0, y)
+    dr = (over_steps(g, dgates, before), over_steps(g, drn, before))
+    return dgates, dn, *dr, g.reduce_sum(drn, [0, 1], keepdims=False), dh0
 
 
 def _reset_after(g: GraphBuilder, node: ir.Node, d: Direction) -> CellGradient:
@@ -91,6 +129,6 @@ def _slope(g: GraphBuilder, gate: Value) -> Value:
     return g.mul(gate, g.sub(1.0, gate))
 
 
-def _product(g: GraphBuilder, x: ir.Value, w: ir.Value, bias: ir.Value | None) -> Value:
+def _product(g: GraphBuilder, x: ir.Value, w: ir.Value, bias: MaybeValue) -> Value:
     """x W^T + bias"""
     return as_steps(g, g.gemm(as_rows(g, x), w, bias, transB=1), x)

@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import DOMAIN, GraphBuilder, Value
 from onnxmx.builder.scan import scan
 from onnxmx.trainer.autodiff.backward import through
 from onnxmx.trainer.autodiff.registry import gradient
-from onnxmx.trainer.autodiff.rules.indexing import zeros
-from onnxmx.trainer.autodiff.rules.recurrence import part
 from onnxmx.trainer.autodiff.rules.recurrent import (
     CellGradient,
     Direction,
     as_rows,
     as_steps,
     carry_past_the_end,
-    flipped,
     gradient_of_output,
-    is_rare,
     one_step_earlier,
     over_steps,
     recurrent,
@@ -130,39 +125,3 @@ def _next_cell(b: GraphBuilder, state: Any, element: Any) -> Any:
     fc = b.mul(state[0], element[0])
     c = b.add(fc, element[1])
     return [c], [fc, c]
-
-
-def keeps_steps(node: ir.Node) -> bool:
-    """Whether `lstm_that_keeps` covers a node: of the usual cell, its sequences all of one length."""
-    lengths = node.inputs[4] if len(node.inputs) > 4 else None
-    return lengths is None and not is_rare(node)
-
-
-def lstm_that_keeps(g: GraphBuilder, node: ir.Node, inputs: Sequence[MaybeValue]) -> list[Value]:
-    """Y, Y_h and Y_c of a time-major LSTM by LSTMSteps: its gradient need not compute the gates a second time.
-
-    Forward and backward take a fifth less time so (docs/performance.md).
-    """
-    x, w, r, b, _lengths, h0, c0 = [*inputs, *[None] * 4][:7]
-    assert x is not None
-    assert w is not None
-    assert r is not None
-    units, reverse = static(r, 2), node.attributes.get_string("direction", "forward") == "reverse"
-    zero = None
-    found: list[list[Value]] = []
-    for d in range(static(w, 0)):
-        xd = flipped(g, node, x) if reverse or d == 1 else x
-        wd, rd, bd, *states = (None if v is None else part(g, v, d) for v in (w, r, b, h0, c0))
-        if None in states and zero is None:
-            zero = zeros(g, g.concat([g.op("Shape", x, start=1, end=2), np.array([units])], 0), x)
-        xd = as_rows(g, xd)
-        if bd is not None:  # a column of ones multiplies it: as a bias, ONNX Runtime would first copy it to every row
-            bias = g.add(*g.ops("Split", bd, outputs=2, axis=0, num_outputs=2))
-            xd = g.op("Pad", xd, np.array([0, 0, 0, 1]), g.cast_like(1.0, xd))
-            wd = g.concat([wd, g.unsqueeze(bias, [1])], 1)
-        z = as_steps(g, g.gemm(xd, wd, transB=1), x)
-        y, h, c, *_ = LSTMSteps(g, z, rd, *(s or zero for s in states))
-        found.append([flipped(g, node, y) if reverse or d == 1 else y, h, c])
-    ys, hs, cs = zip(*found, strict=True)
-    side_by_side = [g.concat([g.unsqueeze(v, [1]) for v in ys], 1)]
-    return [*side_by_side, *(g.concat([g.unsqueeze(v, [0]) for v in last], 0) for last in (hs, cs))]
