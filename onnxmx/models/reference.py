@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from onnxmx.models import list_models, show_inputs
 
@@ -60,12 +61,12 @@ _ARXIV = {
 _PAPER = re.compile("|".join(re.escape(name) for name in sorted(_ARXIV, key=len, reverse=True)))
 
 
-def render() -> str:
-    """The whole page."""
+def render(listed: list[dict[str, Any]]) -> str:
+    """The whole page, of what `list_models` gives."""
     rows = [
         f"| {row['name']} | {row['summary']} | {show_inputs(row['inputs'])} | {row['parameters']:,} "
         f"| {_PAPER.sub(_link, row['source'])} |"
-        for row in list_models()
+        for row in listed
     ]
     return "\n".join([_HEAD, *rows, ""])
 
@@ -74,12 +75,13 @@ def _link(found: re.Match[str]) -> str:
     return f"[{found.group()}](https://arxiv.org/abs/{_ARXIV[found.group()]})"
 
 
-def render_list() -> str:
-    """listed.json, which `onnxmx models` reads: a model a line."""
-    rows = [json.dumps({**row, "takes": show_inputs(row["inputs"])}) for row in list_models()]
+def render_list(listed: list[dict[str, Any]]) -> str:
+    """listed.json of the same, which `onnxmx models` reads: a model a line."""
+    rows = [json.dumps({**row, "takes": show_inputs(row["inputs"])}) for row in listed]
     return "[\n" + ",\n".join(rows) + "\n]\n"
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(render())
-    LISTED.write_text(render_list())
+    models = list_models()
+    Path(sys.argv[1]).write_text(render(models))
+    LISTED.write_text(render_list(models))

@@ -171,9 +171,7 @@ def check(row: Row, done: Outcome) -> None:
     assert "bug in onnxmx" not in done.err
 
 
-@pytest.mark.parametrize(
-    "name", ["missing model", "dataset typo", "altered checkpoint", "no gradient", "broken png", "a run is there"]
-)
+@pytest.mark.parametrize("name", ["dataset typo", "altered checkpoint"])  # one of each exit code
 def test_bad_input_as_a_process(name: str, folder: Path) -> None:
     row = next(row for row in ROWS if row.name == name)
     before = digests(folder / "run")
@@ -234,7 +232,9 @@ def test_a_missing_extra_names_the_command_that_installs_it(
 
 
 @pytest.mark.parametrize("limit", [200, 60_000, 1_000_000])
-def test_a_full_disk_leaves_the_good_files_good(limit: int, folder: Path, trained: Trained, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_good_files_good(
+    limit: int, folder: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A new run fails; going on with one fails too, and then goes well once there is space."""
     done = process("train", "lenet", "--data", "digits", "-o", "new", cwd=tmp_path, file_limit=limit)
     check(Row("", "", 1, ("Error: ",)), done)
@@ -251,7 +251,7 @@ def test_a_full_disk_leaves_the_good_files_good(limit: int, folder: Path, traine
     for name in ("model.onnx", "last.onnx"):
         load(going / name)
     assert not list(going.rglob("*.tmp"))
-    done = process("train", "--resume", "going", cwd=tmp_path)
+    done = here(capsys, "train", "--resume", going)
     assert done.code == 0, done.err
     assert (going / "last.onnx").read_bytes() == (trained.folder / "last.onnx").read_bytes()
 
