@@ -226,7 +226,14 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         return _json({"error": f"{asked}: expected the method {allowed}"}, 405, error.headers)
-    return _json({"error": f"no route {asked}; the protocol's begin with /v2"}, error.status_code, error.headers)
+    return _json({"error": f"no route {asked}; there are: {_known(request.app)}"}, error.status_code, error.headers)
+
+
+def _known(app: Starlette) -> str:
+    """The application's routes, as a client asks for them."""
+    routes = (route for route in app.routes if isinstance(route, Route))
+    asked = ((min((route.methods or set()) - {"HEAD"}, default=""), route.path) for route in routes)
+    return ", ".join(f"{method} {path}" for method, path in sorted(asked, key=lambda pair: pair[1]))
 
 
 async def _defect(request: Request, error: Exception) -> Response:

@@ -299,6 +299,17 @@ def test_a_bad_route_is_told_why(
     assert words in answer.json()["error"]
 
 
+def test_an_unknown_route_is_told_all_that_there_are(client: httpx.Client) -> None:
+    """Each of them answers something else than 404 where the model is filled in."""
+    listed = client.get("/v2/models").json()["error"].partition("there are: ")[2].split(", ")
+    assert len(listed) == 10
+    for route in listed:
+        method, path = route.replace("{name}", "mlp").replace("{version}", "1").split(" ")
+        answer = client.request(method, path)
+        assert answer.status_code == (400 if path.endswith("/infer") else 200), route
+    assert {"POST /v2/repository/index", "GET /v2/models/{name}", "GET /v2/health/ready"} <= set(listed)
+
+
 SCALARS = (
     st.none()
     | st.booleans()
