@@ -153,11 +153,14 @@ def test_a_model_of_ones_own_is_trained_on_ones_own_data(
     assert second["output"] == pytest.approx([2.0], abs=0.1)
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """kill -9 at a random moment, twice, then --resume."""
     line = "train mlp --data digits --epochs 12 --seed 3 --batch-size 16 --checkpoint-every 0.05"
     words = line.split()
-    assert process(*words, "-o", "whole", cwd=tmp_path).code == 0
+    monkeypatch.chdir(tmp_path)
+    assert here(capsys, *words, "-o", "whole").code == 0
     moment = random.Random()
     kills = 0
     command = [*words, "-o", "killed"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
 
 from onnxmx import models
+from onnxmx.builder.model import Model
 
 TORCHVISION = {
     "alexnet": 61_100_840,
@@ -64,15 +66,21 @@ GLUON = {
 }
 
 
+@functools.cache
+def built(name: str) -> Model:
+    """A model at its default size, once for all that is counted of it; its weights are not drawn."""
+    return models.build(name)
+
+
 @pytest.mark.parametrize(("name", "count"), (TORCHVISION | ELSEWHERE).items())
 def test_parameters(name: str, count: int) -> None:
-    summary = models.build(name).summary()
+    summary = built(name).summary()
     assert summary.parameters == summary.trainable == count
 
 
 @pytest.mark.parametrize(("name", "count"), GLUON.items())
 def test_parameters_and_statistics(name: str, count: int) -> None:
-    summary = models.build(name).summary()
+    summary = built(name).summary()
     assert summary.parameters + summary.statistics == count
 
 
@@ -140,7 +148,7 @@ BILLIONS = {  # torchvision's; mobilenet_v1: Howard et al. 2017, table 8
 def test_products(name: str, billions: float) -> None:
     """Multiplications in convolutions and dense layers: what strides and padding decide, and parameters do not."""
     found = 0
-    for node in models.build(name).ir.graph:
+    for node in built(name).ir.graph:
         if node.op_type in ("Conv", "Gemm"):
             output, weight = (list(v.shape) for v in (node.outputs[0], node.inputs[1]))
             found += math.prod(output[1:]) * (weight[0] if node.op_type == "Gemm" else math.prod(weight[1:]))
