@@ -30,7 +30,7 @@ from onnxmx.trainer.clipping import Gradients, Transform
 from onnxmx.trainer.forward import Training, copy_model
 from onnxmx.trainer.logits import as_logits, before_activations
 from onnxmx.trainer.losses import LossLike, Specs
-from onnxmx.trainer.micro import Pass, in_micro_batches
+from onnxmx.trainer.micro import Pass, Values, in_micro_batches
 from onnxmx.trainer.mixing import Mixup
 from onnxmx.trainer.objective import Counts, Measure, Objective, outputs_of
 from onnxmx.trainer.optimizers import OptimizerLike
@@ -109,63 +109,21 @@ def compile_step(
     states = _state_inputs(g, model, update, mixed_precision)
     trainable = {name: states[name] for name in trainable_of(model)}
     statistics = {name: states[name] for name in statistics_of(model)}
-    frozen = frozenset(states) - {*trainable, *statistics}
-    parameters = {name: states[name] for name in model.parameters()}
-    names: list[str] = []
-
     # A part of a batch adds its share of a mean. Where labels weigh unlike, that mean is over all of the batch's.
     whole: Counts = []
     if micro_batch is not None:
         with g.scope("counts"):
             whole = objective.counts(g, outputs_of(model), batch)
-
-    def make(
-        b: GraphBuilder,
-        batch: Mapping[str, ir.Value],
-        seed: ir.Value,
-        running: Mapping[str, ir.Value],
-        share: ir.Value | None = None,
-    ) -> Pass:
-        training = Training(seed, states["step"], rules=maker.plain, precision=mixed_precision, frozen=frozen)
-        mixed = None
-        if mix is not None:
-            with b.scope("mix"):
-                mixed = mix(b, {name: batch[name] for name in model.inputs}, seed, states["step"])
-        inputs = batch if mixed is None else mixed.inputs
-        seen = model if teach is None else teach.seen_in(model)
-        outputs = copy_model(b, seen, {**parameters, **running, **inputs}, training)
-        if lost := [name for name in training.running if name not in running]:
-            raise GraphError(
-                f"training expected running statistics that are initializers; found {lost[0]!r}, which is computed",
-                mend="Export the model with its constants folded.",
-            )
-        with b.scope("loss"):
-            logits = outputs | before_activations(b, model, objective, {n: outputs[n] for n in model.outputs})
-            targets = {name: batch[name] for name in objective.labels}
-            counts = [None if count is None or share is None else b.mul(count, share) for count in whole]
-            if mixed is None:
-                loss_value, sums = objective.compute(b, logits, targets, counts)
-            else:
-                loss_value, sums = objective.compute_mixed(b, logits, targets, mixed.partner, mixed.share, counts)
-        names[:] = sums
-        goal = loss_value
-        if teach is not None:
-            with b.scope("teacher"):
-                given = {name: inputs[name] for name in model.inputs}
-                goal = teach.guide(b, model, objective, loss_value, logits, given)
-        with picking(tune):
-            gradients = gradients_of(maker, b, mixed_precision.scaled(b, goal, states), trainable)
-        return Pass([loss_value], gradients, training.running, list(sums.values()))
-
+    one_pass = _OnePass(maker, model, objective, states, mixed_precision, mix, teach, tune, whole)
     if micro_batch is None:
-        found = make(g, batch, states["seed"], statistics)
+        found = one_pass(g, batch, states["seed"], statistics)
     else:
         _check_plain(maker)
-        found = in_micro_batches(g, make, batch, states["seed"], statistics, micro_batch)
+        found = in_micro_batches(g, one_pass, batch, states["seed"], statistics, micro_batch)
     (loss_value,) = found.scalars
-    sums: dict[str, ir.Value] = dict(zip(names, found.sums, strict=True))
+    sums: dict[str, ir.Value] = dict(zip(["loss", *objective.metrics], found.sums, strict=True))
     with g.scope("metrics"):
-        figures = {name: g.cast(objective.finish(g, name, sums[name]), FLOAT) for name in names if name != "loss"}
+        figures = {name: g.cast(objective.finish(g, name, sums[name]), FLOAT) for name in objective.metrics}
     with g.scope("update"):
         by_name = dict(zip(trainable, mixed_precision.unscaled(g, found.gradients, states), strict=True))
         counted = {**states, "step": mixed_precision.updates(g, states)}
@@ -177,13 +135,83 @@ def compile_step(
         g.output(value, f"metric.{name}")
     for name, scalar in {"grad_norm": norm, "lr": rate, **shown}.items():
         g.output(scalar, name)
-    for name in names:
-        g.output(sums[name], f"sum.{name}")
+    for name, added in sums.items():
+        g.output(added, f"sum.{name}")
     for name, value in states.items():
         g.output(after.get(name, value), f"next.{name}")
     taught = {} if teach is None else {"teach": str(teach)}
     made_of = settings(loss, update, micro_batch, mix, precision) | {"engine": maker.name} | taught
     return finish(g, "onnxmx training step", made_of, plain=maker.plain, average=update.average)
+
+
+@dataclass(frozen=True)
+class _OnePass:
+    """Adds to a graph the way through the model and back, of a batch or a part of one: a `MakePass`.
+
+    states: the inputs of the step's state, by name.
+    whole: what the labels of the whole batch count for each task, where a pass is over a part of it.
+    """
+
+    maker: Differentiator
+    model: Model
+    objective: Objective
+    states: Mapping[str, Value]
+    precision: Precision
+    mix: Mixup | None
+    teach: Teacher | None
+    tune: Tuner | None
+    whole: Counts
+
+    def __call__(
+        self, g: GraphBuilder, batch: Values, seed: ir.Value, running: Values, share: ir.Value | None = None
+    ) -> Pass:
+        mixed = None
+        if self.mix is not None:
+            with g.scope("mix"):
+                mixed = self.mix(g, {name: batch[name] for name in self.model.inputs}, seed, self.states["step"])
+        inputs = batch if mixed is None else mixed.inputs
+        outputs, moved = self._forward(g, inputs, seed, running)
+        with g.scope("loss"):
+            logits = outputs | before_activations(
+                g, self.model, self.objective, {name: outputs[name] for name in self.model.outputs}
+            )
+            targets = {name: batch[name] for name in self.objective.labels}
+            counts = [None if count is None or share is None else g.mul(count, share) for count in self.whole]
+            if mixed is None:
+                loss, sums = self.objective.compute(g, logits, targets, counts)
+            else:
+                loss, sums = self.objective.compute_mixed(g, logits, targets, mixed.partner, mixed.share, counts)
+        goal = loss
+        if self.teach is not None:
+            with g.scope("teacher"):
+                given = {name: inputs[name] for name in self.model.inputs}
+                goal = self.teach.guide(g, self.model, self.objective, loss, logits, given)
+        trainable = {name: self.states[name] for name in trainable_of(self.model)}
+        with picking(self.tune):
+            gradients = gradients_of(self.maker, g, self.precision.scaled(g, goal, self.states), trainable)
+        return Pass([loss], gradients, moved, list(sums.values()))
+
+    def _forward(
+        self, g: GraphBuilder, inputs: Values, seed: ir.Value, running: Values
+    ) -> tuple[dict[str, ir.Value], dict[str, ir.Value]]:
+        """The outputs of the model as it trains, by name, and the next running statistics."""
+        learned = {*trainable_of(self.model), *statistics_of(self.model)}
+        training = Training(
+            seed,
+            self.states["step"],
+            rules=self.maker.plain,
+            precision=self.precision,
+            frozen=frozenset(self.states) - learned,
+        )
+        parameters = {name: self.states[name] for name in self.model.parameters()}
+        seen = self.model if self.teach is None else self.teach.seen_in(self.model)
+        outputs = copy_model(g, seen, {**parameters, **running, **inputs}, training)
+        if lost := [name for name in training.running if name not in running]:
+            raise GraphError(
+                f"training expected running statistics that are initializers; found {lost[0]!r}, which is computed",
+                mend="Export the model with its constants folded.",
+            )
+        return outputs, training.running
 
 
 def settings(
