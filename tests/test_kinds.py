@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +13,15 @@ import pytest
 import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.builder.kinds import fits
-from onnxmx.errors import DataError, UsageError
+from onnxmx.errors import DataError, GraphError, UsageError
 from tests.builder.bad_input import Bad
 from tests.trainer.nets import blob_net
+
+
+def made(net: Any) -> mx.Model:
+    """A model of one input, (batch, 4)."""
+    return mx.build(net, x=("batch", 4))
+
 
 ANY: Any = None
 THREE: Any = 3
@@ -55,7 +62,12 @@ TABLE: dict[str, tuple[Callable[[], Any], str]] = {
     "a number to update by": (lambda: mx.Update(THREE), "expected an optimizer; found 3"),
     "a number of changes": (lambda: mx.Update(mx.Adam(), transforms=THREE), "expected a clipping or a list of them"),
     "a number among models": (lambda: mx.Joint({"a": THREE}, {}), "Joint expected a model as 'a'; found int"),
-    "a number as an initializer's file": (lambda: mx.init.file(THREE), "file expected path as text or a path"),
+    "text as axes": (lambda: made(lambda x: x.builder.reduce_sum(x, "a")), "expected axes as a list; found 'a'"),
+    "values one by one": (lambda: made(lambda x: x.builder.concat(x, 1)), "concat expected xs as a list; found Value"),
+    "text as a type": (lambda: made(lambda x: x.builder.cast(x, "float")), "expected to as .*DataType; found 'float'"),
+    "a number as a shape": (lambda: made(lambda x: x * x.builder.parameter("w", 4, "he")), "shape as a list; found 4"),
+    "no data to evaluate on": (lambda: mx.Trainer(blob_net(), threads=1).evaluate(THREE), "data as a Dataset; found 3"),
+    "an initializer's file": (lambda: mx.init.file(THREE), "file expected path as text or a path"),
 }  # fmt: skip
 
 
@@ -79,6 +91,32 @@ def test_an_argument_of_another_kind(name: str, tmp_path: Path, monkeypatch: pyt
 def test_a_method_of_another_library(name: str, instead: str) -> None:
     with pytest.raises(AttributeError, match=rf"a Model has no '{name}'.*{instead}|{instead}"):
         getattr(blob_net(), name)
+
+
+@pytest.mark.parametrize(
+    ("write", "instead"),
+    [
+        (lambda x: np.tanh(x), r'found tanh, .*write x\.builder\.op\("Tanh", x, \.\.\.\) for tanh'),
+        (lambda x: x * math.sqrt(x), r"found sqrt, .*write x\.builder\.sqrt\(x, \.\.\.\) for sqrt"),
+        (L.Lambda(lambda x: np.exp(x)), r"found exp, .*write x\.builder\.exp"),
+        (L.Dense(3, activation=lambda x: math.cos(x)), r"found cos, .*write x\.builder\.cos"),
+    ],
+)
+def test_a_model_of_functions_of_numbers(write: Any, instead: str) -> None:
+    with pytest.raises(GraphError, match=f"(?s){instead}") as caught:
+        made(write)
+    assert caught.value.at
+    assert "test_kinds.py" in caught.value.at
+
+
+def test_a_mistake_in_a_net_of_ones_own_stays() -> None:
+    with pytest.raises(TypeError, match="has no len"):
+        made(lambda x: len(x))
+
+
+def test_a_batch_of_lists() -> None:
+    with pytest.raises(DataError, match="the step expected arrays; found list as 'x'"):
+        mx.Trainer(blob_net(), threads=1).step({"x": [[1, 2, 3, 4]], "label": np.zeros(1, np.int64)})  # type: ignore[dict-item]
 
 
 def test_lists_of_several_lengths() -> None:

@@ -17,6 +17,7 @@ from onnxmx.errors import UsageError, nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C")
 
 
 class CheckedArguments:
@@ -64,6 +65,14 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
             raise
 
     return checked
+
+
+def checked_methods(cls: type[C]) -> type[C]:
+    """A class each of whose methods is as `checked_arguments` makes it."""
+    for name, method in list(vars(cls).items()):
+        if inspect.isfunction(method) and not name.startswith("_"):
+            setattr(cls, name, checked_arguments(method))
+    return cls
 
 
 _STUMBLES = (TypeError, AttributeError, ValueError)

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxmx.builder import batch_first, inference
 from onnxmx.builder import init as initializers
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.graft import value_names
 from onnxmx.builder.inference import IR_VERSION, OPSET, InputTypes
 from onnxmx.builder.init import Initializer
@@ -84,6 +85,7 @@ class GraphBuilder(Scopes, Ops):
             )
         return [int(d) if is_size(d) else d for d in sizes]
 
+    @checked_arguments
     def parameter(
         self,
         name: str,

@@ -27,11 +27,11 @@ from onnxmx.builder.inference import OPSET
 from onnxmx.builder.layers.base import Layer
 from onnxmx.builder.metadata import TRAINABLE
 from onnxmx.builder.session import open_session, run_errors
-from onnxmx.builder.source import line_of, user_line
+from onnxmx.builder.source import called_at, line_of, raised_at, user_line
 from onnxmx.builder.summary import Summary, real_inputs, summarize
 from onnxmx.builder.surgery import Surgery
 from onnxmx.builder.synonyms import METHODS
-from onnxmx.builder.values import Dim, Value, agree, dims, show_shape
+from onnxmx.builder.values import Dim, Value, agree, dims, expects_numbers, operator_named, show_shape
 from onnxmx.errors import DataError, GraphError, ModelFileError, UsageError, first_line, nearest, unknown_name
 from onnxmx.files import write_atomic
 
@@ -87,7 +87,17 @@ def build(net: Callable[..., Any], *, seed: int = 0, **inputs: InputSpec) -> Mod
     for name, spec in inputs.items():
         spec = spec if isinstance(spec, Input) else Input(spec)
         values.append(g.input(name, spec.shape, _data_type(name, spec.dtype)))
-    result = net._call("", *values) if isinstance(net, Layer) else net(*values)
+    try:
+        result = net._call("", *values) if isinstance(net, Layer) else net(*values)
+    except TypeError as error:
+        called = called_at(error)
+        if called is None or not operator_named(called):
+            raise
+        raise GraphError(
+            f"a model expected operators of its graph; found {called}, which takes numbers: {error}",
+            at=raised_at(error),
+            mend=expects_numbers(error),
+        ) from None
     results = result if isinstance(result, dict) else {"output": result}
     if not results or not all(isinstance(v, Value) for v in results.values()):
         raise GraphError(

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxmx.builder.arguments import checked_methods
+
 if TYPE_CHECKING:
     from onnxmx.builder.graph import Value
 
@@ -28,6 +30,7 @@ FLOAT, INT64, INT32, UINT32, BOOL = (
 )
 
 
+@checked_methods
 class Ops:
     """The vocabulary. A subclass says what adding a node means by defining `op`, `ops` and `constant`."""
 

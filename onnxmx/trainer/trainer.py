@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxmx.builder.arguments import CheckedArguments
+from onnxmx.builder.arguments import CheckedArguments, checked_arguments
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import check_provider, cores
@@ -179,6 +179,7 @@ class Trainer(CheckedArguments):
             {name: np.array(values[kept].numpy()) for name, kept in self._weights.items()}
         )
 
+    @checked_arguments
     def evaluate(self, data: Dataset, batch_size: int = 256) -> dict[str, Any]:
         """Loss and metrics of the model as it is now over all of `data`, in inference form.
 
@@ -211,6 +212,7 @@ class Trainer(CheckedArguments):
             options: dict[str, Any] = {"threads": self._threads, "provider": self._provider, "live": True}
             self._evaluator = Evaluator(self._model, data, loss=self._loss, measure=self._measure, **options)
 
+    @checked_arguments
     def save(self, path: str | os.PathLike[str], header: Mapping[str, Any] | None = None) -> None:
         """Write the whole state, parameters, slots, averages and the step, as safetensors, with `header` in it."""
         state.save(Path(path), self.engine.state(), dict(header or {}))

@@ -121,7 +121,14 @@ class OrtEngine:
         one sample over all of them.
         """
         program = self._programs[name]
-        kinds = [(key, array.dtype, array.shape) for key, array in batch.items()]
+        try:
+            kinds = [(key, array.dtype, array.shape) for key, array in batch.items()]
+        except AttributeError:
+            other = next(key for key, array in batch.items() if not isinstance(array, np.ndarray))
+            raise DataError(
+                f"the step expected arrays; found {type(batch[other]).__name__} as {other!r}",
+                mend="Such as numpy.asarray(x, numpy.float32).",
+            ) from None
         if kinds == program.known:
             return
         ports = program.batch
