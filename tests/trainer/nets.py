@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 
 import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.session import open_session
 from onnxmx.trainer.data import Dataset
+from onnxmx.trainer.step import StepGraph, initial_state
 
 Array = np.ndarray[Any, Any]
+State = dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,24 @@ def batch_for(model: mx.Model, size: int = 5, seed: int = 0) -> dict[str, Array]
 def feeds(batch: dict[str, Array], state: dict[str, Array]) -> dict[str, Array]:
     """A step's inputs."""
     return {f"batch.{k}": v for k, v in batch.items()} | {f"state.{k}": np.asarray(v) for k, v in state.items()}
+
+
+def run_steps(step: StepGraph, state: State, batches: list[dict[str, Array]]) -> list[State]:
+    """The outputs of each step; a step starts from the state that the one before it left."""
+    session, names, found = open_session(step.data, threads=1), [p["name"] for p in step.spec["outputs"]], []
+    for batch in batches:
+        out = dict(zip(names, session.run(names, feeds(batch, state)), strict=True))
+        state = {n.removeprefix("next."): v for n, v in out.items() if n.startswith("next.")}
+        found.append(out)
+    return found
+
+
+def compiled(model: mx.Model, optimizer: Any = None, **options: Any) -> tuple[StepGraph, State]:
+    """A step for softmax cross-entropy, which ONNX's checker passes, and the state before it."""
+    optimizer = optimizer or mx.SGD(lr=0.1)
+    step = mx.compile_step(model, loss="softmax_cross_entropy", optimizer=optimizer, **options)
+    onnx.checker.check_model(onnx.load_from_string(step.data), full_check=True)
+    return step, initial_state(model, optimizer, 0, options.get("average"))
 
 
 def run_graph(build: Callable[[GraphBuilder], Any], **inputs: Array) -> list[Array]:

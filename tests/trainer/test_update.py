@@ -1,4 +1,4 @@
-"""What changes the parameters besides the optimizer: micro-batches, averages, regularizers, noise."""
+"""What changes the parameters besides the optimizer: averages, regularizers, noise."""
 
 from __future__ import annotations
 
@@ -19,123 +19,8 @@ from onnxmx.errors import UsageError
 from onnxmx.trainer import update
 from onnxmx.trainer.averages import AVERAGES
 from onnxmx.trainer.optimizers import OPTIMIZERS
-from onnxmx.trainer.step import StepGraph, initial_state
-from tests.trainer.nets import TINY, batch_for, blob_net, blobs, conv_net, feeds
-
-Array = np.ndarray[Any, Any]
-State = dict[str, Array]
-
-
-def run(step: StepGraph, state: State, batches: list[dict[str, Array]]) -> list[State]:
-    """The outputs of each step; a step starts from the state that the one before it left."""
-    session, names, found = open_session(step.data, threads=1), [p["name"] for p in step.spec["outputs"]], []
-    for batch in batches:
-        out = dict(zip(names, session.run(names, feeds(batch, state)), strict=True))
-        state = {n.removeprefix("next."): v for n, v in out.items() if n.startswith("next.")}
-        found.append(out)
-    return found
-
-
-def compiled(model: mx.Model, optimizer: Any = None, **options: Any) -> tuple[StepGraph, State]:
-    optimizer = optimizer or mx.SGD(lr=0.1)
-    step = mx.compile_step(model, loss="softmax_cross_entropy", optimizer=optimizer, **options)
-    onnx.checker.check_model(onnx.load_from_string(step.data), full_check=True)
-    return step, initial_state(model, optimizer, 0, options.get("average"))
-
-
-# --- micro-batches
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 8])
-@pytest.mark.parametrize("name", ["mlp", "residual", "twice"])
-def test_micro_batches_give_what_the_whole_batch_gives(name: str, size: int) -> None:
-    """Batches of 8 and of 5, which is no multiple: the last round takes what is left."""
-    model = TINY[name]()
-    batches = [batch_for(model, n, seed=n) for n in (8, 5, 8)]
-    whole, parts = (
-        run(*compiled(model, mx.Momentum(lr=0.1), clip=mx.clip_global_norm(0.5), **options), batches)
-        for options in ({}, {"micro_batch": size})
-    )
-    for a, b in zip(whole, parts, strict=True):
-        assert a.keys() == b.keys()
-        for key in a:
-            np.testing.assert_allclose(b[key], a[key], rtol=2e-5, atol=2e-6, err_msg=key)
-
-
-WEIGHTED = "softmax_cross_entropy:class_weight=[0.1, 2, 5, 0.5]"
-UNLIKE: dict[str, Any] = {
-    "weights": WEIGHTED,
-    "ignored": "softmax_cross_entropy:ignore_index=2",
-    "both": f"{WEIGHTED},ignore_index=-1,smoothing=0.1",
-    "two tasks": {"a": WEIGHTED, "b": "softmax_cross_entropy:ignore_index=2,weight=0.3"},
-}
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize("loss", UNLIKE)
-def test_labels_that_weigh_unlike_are_weighed_over_the_whole_batch(loss: str, size: int) -> None:
-    """Class weights and labels that are passed over: no part knows how much the others count."""
-    random, optimizer = np.random.default_rng(1), mx.SGD(lr=0.1)
-    net: Any = L.Dense(4)
-    if loss == "two tasks":
-
-        def net(x: Any) -> Any:
-            return {"a": L.Dense(4, name="first")(x), "b": L.Dense(4, name="second")(x)}
-
-    model = mx.build(net, x=("batch", 7))
-    labels = list(UNLIKE[loss]) if loss == "two tasks" else ["label"]
-    missing = -1 if loss == "both" else 2
-    batches = []
-    for n in (8, 5):
-        batch = {name: random.choice([0, 1, 2, 3], n).astype(np.int64) for name in labels}
-        for label in batch.values():
-            label[:3] = missing  # whole parts that count for nothing, where it is ignored
-        batches.append({"x": random.normal(size=(n, 7)).astype(np.float32), **batch})
-    whole, parts = (
-        run(
-            mx.compile_step(model, loss=UNLIKE[loss], optimizer=optimizer, **options),
-            initial_state(model, optimizer, 0),
-            batches,
-        )
-        for options in ({}, {"micro_batch": size})
-    )
-    for a, b in zip(whole, parts, strict=True):
-        assert a.keys() == b.keys()
-        for key in a:
-            np.testing.assert_allclose(b[key], a[key], rtol=1e-5, atol=1e-6, err_msg=key)
-
-
-def test_a_micro_batch_has_statistics_and_dropout_of_its_own() -> None:
-    model = L.Sequential(conv_net(), L.Dropout(0.5), L.Dense(4)).build(x=("batch", 2, 6, 6))
-    step, state = compiled(model, micro_batch=4)
-    half = batch_for(model, 4)
-    twice = {name: np.concatenate([a, a]) for name, a in half.items()}
-    first = run(*compiled(model), [half])[0]
-    (both,) = run(step, state, [twice])
-    assert both["loss"] != first["loss"], "the same samples with the same dropout would give the same loss"
-    for name in (n for n in state if "running" in n or "mean" in n):
-        once = first[f"next.{name}"]
-        # Moved twice towards the same statistics, by a tenth each time.
-        np.testing.assert_allclose(both[f"next.{name}"], state[name] + (once - state[name]) * 1.9, rtol=1e-4, atol=1e-6)
-    assert any("mean" in n for n in state)
-
-
-def test_micro_batches_through_fit(tmp_path: Path) -> None:
-    """40 samples in batches of 16: two whole ones and one of 8."""
-    options: Any = {"batch_size": 16, "epochs": 2, "optimizer": mx.SGD(lr=0.1), "progress": False}
-    whole = mx.fit(blob_net(), blobs(40), **options)
-    parts = mx.fit(blob_net(), blobs(40), micro_batches=4, out=tmp_path / "run", **options)
-    for name, expected in whole.last.parameters().items():
-        np.testing.assert_allclose(parts.last.parameters()[name], expected, rtol=1e-4, atol=1e-5)
-    assert [h["loss"] for h in parts.history] == pytest.approx([h["loss"] for h in whole.history], rel=1e-5)
-
-
-def test_micro_batches_that_cannot_be() -> None:
-    with pytest.raises(UsageError, match="batch_size expected a multiple of its 3 micro-batches; found 64"):
-        mx.fit(blob_net(), blobs(), micro_batches=3, progress=False)
-    with pytest.raises(UsageError, match="batches of any size; 'x' has a fixed one"):
-        compiled(TINY["fixed batch"](), micro_batch=2)
-
+from onnxmx.trainer.step import initial_state
+from tests.trainer.nets import TINY, State, batch_for, blob_net, blobs, compiled, run_steps
 
 # --- averages
 
@@ -144,7 +29,7 @@ def weights_after(average: Any, steps: int, total: int | None = None) -> tuple[l
     """The weights and their averages after each step."""
     model = TINY["conv"]()
     step, state = compiled(model, average=average, total=total or steps)
-    outs = run(step, state, [batch_for(model, seed=t) for t in range(steps)])
+    outs = run_steps(step, state, [batch_for(model, seed=t) for t in range(steps)])
     names, prefix = list(model.parameters()), average.prefix
     weights = [{n: state[n] for n in names}] + [{n: out[f"next.{n}"] for n in names} for out in outs]
     averages = [{n: out[f"next.{prefix}.{n}"] for n in names} for out in outs]
@@ -203,7 +88,7 @@ def update_of(model: mx.Model, **options: Any) -> tuple[State, State, State]:
     """The parameters before a step, what plain gradient descent takes from them, and what `options` does."""
     batch, names = batch_for(model), model.trainable
     step, state = compiled(model, **options)
-    (plain,), (found,) = run(*compiled(model), [batch]), run(step, state, [batch])
+    (plain,), (found,) = run_steps(*compiled(model), [batch]), run_steps(step, state, [batch])
     np.testing.assert_array_equal(plain["loss"], found["loss"])
     return (
         {n: state[n] for n in names},
@@ -257,10 +142,10 @@ def test_noise() -> None:
     """Normal, of the variance asked for, another one for each parameter and step, and the same again."""
     model = L.Dense(100).build(x=("batch", 200))
     step, state = compiled(model, clip=mx.GradientNoise(variance=0.04, decay=0.5))
-    batch, (plain, *_) = batch_for(model), run(*compiled(model), [batch_for(model)])
+    batch, (plain, *_) = batch_for(model), run_steps(*compiled(model), [batch_for(model)])
     draws = []
     for t in (0, 0, 24):
-        (out,) = run(step, state | {"step": np.array(t)}, [batch])
+        (out,) = run_steps(step, state | {"step": np.array(t)}, [batch])
         draws.append((plain["next.weight"] - out["next.weight"]) / 0.1)
     np.testing.assert_array_equal(draws[0], draws[1])
     for noise, variance in ((draws[0], 0.04), (draws[2], 0.04 / 5)):
@@ -288,8 +173,11 @@ def test_optimizers_by_name() -> None:
     """Each parameter ends where it would if all had its optimizer."""
     model, batches = TINY["mlp"](), [batch_for(TINY["mlp"](), seed=t) for t in range(1)]
     both = mx.ByName({"*.bias": mx.SGD(lr=0.3), "*": mx.Adam(lr=0.01)})
-    (found,) = run(*compiled(model, both), batches)
-    (sgd,), (adam,) = run(*compiled(model, mx.SGD(lr=0.3)), batches), run(*compiled(model, mx.Adam(lr=0.01)), batches)
+    (found,) = run_steps(*compiled(model, both), batches)
+    (sgd,), (adam,) = (
+        run_steps(*compiled(model, mx.SGD(lr=0.3)), batches),
+        run_steps(*compiled(model, mx.Adam(lr=0.01)), batches),
+    )
     for name in model.trainable:
         np.testing.assert_array_equal(found[f"next.{name}"], (sgd if name.endswith("bias") else adam)[f"next.{name}"])
         assert (f"next.{name}.m" in found) == (not name.endswith("bias"))
@@ -384,7 +272,7 @@ def test_small_parameters_gathered_or_not_are_the_same_bits(optimizer: Any, monk
 def test_muon_s_share_for_adam_is_that_of_a_schedule_too() -> None:
     model = TINY["mlp"]()
     found, expected = (
-        run(*compiled(model, mx.Muon(lr=lr, adam_ratio=0.1)), [batch_for(model)])[0]
+        run_steps(*compiled(model, mx.Muon(lr=lr, adam_ratio=0.1)), [batch_for(model)])[0]
         for lr in (mx.Linear(0.1, 0.1), 0.1)
     )
     for name in model.trainable:
