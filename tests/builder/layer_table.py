@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ class Case:
     reference: bool = True
 
     def __str__(self) -> str:
-        return f"{self.layer!r}{self.shape}"[:80]
+        return re.sub(" at 0x[0-9a-f]+", "", f"{self.layer!r}{self.shape}")[:80]  # the same name in every process
 
 
 def made(layer: Any, shape: tuple[int, ...]) -> Model:
