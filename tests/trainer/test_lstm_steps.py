@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxmx.builder.graph import GraphBuilder
-from onnxmx.trainer.autodiff.rules.lstm import keeps_steps, lstm_that_keeps
+from onnxmx.trainer.autodiff.rules.kept import keeps_steps, with_steps_kept
 from tests.trainer.nets import run_graph
 
 TIME, BATCH, INPUTS, UNITS = 4, 3, 2, 5
@@ -33,7 +33,7 @@ def test_all_outputs_are_those_of_the_operator(direction: str, given: str) -> No
         expected = operator(g, direction, given)
         node = expected[0].producer()
         assert keeps_steps(node)
-        return [*expected, *lstm_that_keeps(g, node, node.inputs)]
+        return [*expected, *with_steps_kept(g, node, node.inputs)]
 
     x = np.random.default_rng(0).normal(size=(TIME, BATCH, INPUTS)).astype(np.float32)
     found = run_graph(both, x=x)
