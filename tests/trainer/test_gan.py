@@ -19,6 +19,7 @@ from onnxmx.errors import CheckpointError, OnnxmxError, ShapeError, UsageError
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.gan.pictures import noise_for
+from onnxmx.trainer.gan.rounds import Rounds
 from onnxmx.trainer.gan.steps import Game, pair
 from onnxmx.trainer.losses import Spec
 from onnxmx.trainer.run import resume_run, train
@@ -92,6 +93,25 @@ def test_the_penalty_of_a_linear_critic_is_known() -> None:
     np.testing.assert_allclose(
         engine.state()["discriminator.weight"], w - 2 * (norm - 1) * w / norm, rtol=1e-4, atol=1e-6
     )
+
+
+def test_the_generator_s_schedule_ends_with_its_own_steps() -> None:
+    joint = pair(*nets(), Update(mx.SGD(mx.Linear(0.5))), Update(mx.SGD(0.0)))
+    game = Game(k=4)
+    engine = joint.start(game.steps(joint, 2, 8), threads=1)  # two of the generator
+    assert [engine.step({}, "generator")["lr"] for _ in range(2)] == [0.5, 0.0]
+    assert (game.penalty, Game("wasserstein_gan").penalty) == (0.0, 10.0)
+
+
+def test_the_sums_of_a_round() -> None:
+    """A sample counts once, whatever the batch; the generator's loss counts where it was its turn."""
+    joint = pair(*nets(), Update(mx.SGD()), Update(mx.SGD()))
+    rounds = Rounds(joint.start(Game(k=2).steps(joint, 7, 4), threads=1), 2)
+    for size, turns in ((7, 0), (5, 1), (7, 0)):
+        measured = rounds.step({"x": cloud().batch(slice(size))["x"]})
+        np.testing.assert_allclose(rounds.sums["sum.loss"], [measured["loss"] * size, size])
+        assert rounds.sums["sum.generator_loss"][1] == turns
+        assert ("generator_loss" in measured) == bool(turns)
 
 
 def test_a_penalty_goes_through_batch_norm_too() -> None:
@@ -178,7 +198,15 @@ def test_the_files_of_a_run(tmp_path: Path) -> None:
     from PIL import Image
 
     run = tmp_path / "run"
-    mx.fit_gan(*small(), digits(), batch_size=32, samples=10, threads=1, out=run, progress=False)
+    options: dict[str, Any] = {"discriminator_optimizer": mx.SGD(0.01), "average": mx.EMA(0.9), "out": run}
+    made = mx.fit_gan(*small(), digits(), batch_size=32, samples=10, threads=1, progress=False, **options)
+    from onnxmx.trainer import state
+
+    slots = {n for n in state.load(run / "state.safetensors")[0] if n.endswith(".v")}
+    assert {n.partition(".")[0] for n in slots} == {"generator"}  # Adam's, which the other has not
+    after, _ = state.load(next((run / "checkpoints").iterdir()))
+    for name, array in made.model.parameters().items():
+        np.testing.assert_array_equal(array, after[f"generator.ema.{name}"])
     index = json.loads((run / "step.json").read_text())
     assert index["steps"] == ["step-discriminator", "step-generator"]
     assert index["settings"]["k"] == 1

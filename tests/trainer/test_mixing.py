@@ -71,6 +71,8 @@ def test_cutmix() -> None:
         assert share == pytest.approx(own.mean(), abs=1e-6)
         rows, columns = inside.any(1), inside.any(0)
         assert (inside == rows[:, None] & columns[None, :]).all()  # one box
+        for side in (rows, columns):  # twice a whole number where the border does not cut it
+            assert side[0] or side[-1] or side.sum() % 2 == 0
         areas.append(inside.mean())
     assert min(areas) < 0.1
     assert max(areas) > 0.5
@@ -79,10 +81,11 @@ def test_cutmix() -> None:
 def test_what_is_drawn_follows_seed_and_step() -> None:
     x = np.arange(16, dtype=np.float32).reshape(8, 2)
     first, again, other = mixed(mx.Mixup(1.0), x, 3), mixed(mx.Mixup(1.0), x, 3), mixed(mx.Mixup(1.0), x, 3, seed=4)
+    assert any((a[1] != c[1]).any() for a, c in zip(first, other, strict=True))
     for a, b, c in zip(first, again, other, strict=True):
         assert [v.tobytes() for v in a] == [v.tobytes() for v in b]
         assert a[2] != c[2]
-    assert len({float(a[2]) for a in first}) == 3
+    assert len({float(a[2]) for a in first}) == len({a[1].tobytes() for a in first}) == 3
 
 
 def test_the_loss_is_mixed_in_the_same_share() -> None:

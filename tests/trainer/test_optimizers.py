@@ -165,6 +165,22 @@ def test_clip_scale(norm: float, expected: float) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+def test_adaptive_clipping_by_hand() -> None:
+    """Of three units one whose gradient is too long, one of zeros, which counts as epsilon long, and one to be left."""
+    p = np.float32([[1.2, 0.0, 3.0], [1.6, 0.0, 4.0]])  # norms 2, 0 and 5
+    dp = np.float32([[0.6, 1.0, 0.08], [0.8, 0.0, 0.06]])  # 1, 1 and 0.1
+    for given, scale in ((p, [0.2, 0.001, 1.0]), (p[:, 0], 0.2)):
+        dps = dp if given.ndim == 2 else dp[:, 0]
+
+        def clipped(g: Any, given: Array = given, dps: Array = dps) -> Any:
+            zero = g.constant(np.int64(0))
+            at = Gradients(g, {"p": g.input("dp", dps.shape)}, {"p": g.constant(given)}, zero, zero)
+            return list(mx.clip_adaptive(0.1, epsilon=0.01)(at).values())
+
+        (found,) = run_graph(clipped, dp=dps)
+        np.testing.assert_allclose(found, dps * np.float32(scale), rtol=1e-6)
+
+
 def test_clipping_divides_all_by_one_number() -> None:
     a, b = np.array([[3.0, 0.0], [0.0, 0.0]], np.float32), np.array(4.0, np.float32)
 

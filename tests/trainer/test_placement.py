@@ -182,6 +182,11 @@ PLACED = [
     Placed("no kernel of this type", lambda g: g.op("ReduceProd", integers(g)), ("ReduceProd",), ("ReduceProd",)),
     Placed("a constant", lambda g: g.add(floats(g), g.op("Atan", np.ones(3, np.float32)))),
     Placed("a shape", lambda g: g.div(g.exp(floats(g)), g.cast(count(g), FLOAT)), ("ReduceProd", "Cast")),
+    Placed(
+        "half precision from a shape",
+        lambda g: g.exp(g.add(g.cast(count(g), ir.DataType.FLOAT16), np.float16(1))),
+        ("ReduceProd", "Cast"),
+    ),
     Placed("a shape for a kernel that wants it", lambda g: g.reshape(floats(g), g.op("Shape", floats(g, 3, "batch")))),
     Placed("data beside a shape", lambda g: g.add(integers(g), g.op("Size", floats(g))), ("Add",), ("Add",)),
     Placed(

@@ -24,6 +24,7 @@ from onnxmx.trainer.placement import fallbacks
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.precision import FOLLOWING, LOW, PRECISIONS, DynamicLossScale
 from onnxmx.trainer.step import StepGraph, compile_step, initial_state
+from tests.trainer.nets import run_graph
 
 Array = np.ndarray[Any, Any]
 X = np.random.default_rng(0).normal(size=(6, 4, 4, 4)).astype(np.float32)
@@ -280,6 +281,35 @@ def test_the_scale_halves_at_once_and_doubles_after_2000_steps(
         g.output(value, name)
     found = open_session(ir.to_proto(g.model()).SerializeToString(), threads=1).run(None, inputs)
     assert tuple(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("norm", "scale", "steps", "expected"),
+    [
+        (3.0, 1024.0, 5, (3.0, 2.0, 0, 1024.0, 6)),
+        (np.inf, 1024.0, 5, (0.0, 1.0, 1, 512.0, 0)),
+        (np.nan, 1024.0, 5, (0.0, 1.0, 1, 512.0, 0)),
+        (np.inf, 1.0, 5, (0.0, 1.0, 1, 1.0, 0)),
+        (3.0, 2.0**24, 1999, (3.0, 2.0, 0, 2.0**24, 0)),
+        (3.0, 2.0**23, 1999, (3.0, 2.0, 0, 2.0**24, 0)),
+        (3.0, 1024.0, 1998, (3.0, 2.0, 0, 1024.0, 1999)),
+    ],
+)
+def test_nothing_follows_on_what_is_not_finite(
+    norm: float, scale: float, steps: int, expected: tuple[float, ...]
+) -> None:
+    """The norm that is shown, a weight of 1 or 2 after it, steps skipped, the scale and its steps."""
+
+    def guarded(g: GraphBuilder) -> list[Any]:
+        states = {"step": np.int64(7), "skipped": np.int64(0), "w": np.float32(1)}
+        states |= {"loss_scale": np.float32(scale), "loss_scale_steps": np.int64(steps)}
+        values = {name: g.constant(value) for name, value in states.items()}
+        shown, kept, _ = PRECISIONS["float16"].guard(g, g.input("norm", ()), values, {"w": g.constant(np.float32(2))})
+        return [shown, *(kept[name] for name in ("w", "skipped", "loss_scale", "loss_scale_steps", "step"))]
+
+    *found, step = run_graph(guarded, norm=np.array(norm, np.float32))
+    assert tuple(found) == expected
+    assert step == 8
 
 
 def _tiny(y: Any, label: Any) -> Any:

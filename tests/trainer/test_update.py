@@ -77,6 +77,11 @@ def test_the_model_that_is_saved_is_the_average(tmp_path: Path, use: bool) -> No
     assert made.history[-1]["validation_loss"] == pytest.approx(accuracy["loss"], rel=1e-6)
 
 
+def test_swa_starts_in_every_run() -> None:
+    assert [mx.SWA().resolve(total).start for total in (1, 2, 100)] == [1, 1, 75]  # type: ignore[attr-defined]
+    assert mx.SWA(start=10).resolve(10).start == 10
+
+
 def test_every_average_is_tested() -> None:
     assert set(AVERAGES.values()) == {mx.EMA, mx.SWA}
 
@@ -147,6 +152,7 @@ def test_noise() -> None:
     for t in (0, 0, 24):
         (out,) = run_steps(step, state | {"step": np.array(t)}, [batch])
         draws.append((plain["next.weight"] - out["next.weight"]) / 0.1)
+        assert not np.allclose((plain["next.bias"] - out["next.bias"]) / 0.1, draws[-1].ravel()[:100], atol=1e-3)
     np.testing.assert_array_equal(draws[0], draws[1])
     for noise, variance in ((draws[0], 0.04), (draws[2], 0.04 / 5)):
         n = noise.size
