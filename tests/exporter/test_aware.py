@@ -14,6 +14,7 @@ import pytest
 
 import onnxmx as mx
 from onnxmx.builder import layers as L
+from onnxmx.builder.metadata import AWARE
 from onnxmx.builder.model import Model, from_bytes, load
 from onnxmx.errors import UsageError
 from onnxmx.exporter import quantize, quantize_aware
@@ -162,6 +163,31 @@ def test_a_run_goes_on_to_the_same_bytes(train_data: Dataset, tmp_path: Path) ->
     assert [file.read_bytes() for file in files] == whole
     assert load(tmp_path / "model.onnx").trainable == []
     assert load(tmp_path / "last.onnx").trainable == aware.trainable
+
+
+@pytest.mark.parametrize(
+    ("beta", "bias", "whole"),
+    [(1.0, 0.5, True), (2.0, 0.5, False), (1.0, 3e4, False)],
+    ids=["usual", "beta", "beyond int32"],
+)
+def test_a_bias_that_integers_cannot_hold_stays_a_float(beta: float, bias: float, whole: bool) -> None:
+    text = f"""<ir_version: 10, opset_import: ["": 20]> g (float[n,2] x) => (float[n,2] y)
+        <float xs = {{0.001}}, float ws = {{0.001}}, uint8 xz = {{0}}, int8 wz = {{0}},
+         float[2,2] w = {{0.1, 0.02, -0.05, 0.1}}, float[2] b = {{{bias}, -{bias}}}> {{
+        xq = QuantizeLinear(x, xs, xz) xd = DequantizeLinear(xq, xs, xz)
+        wq = QuantizeLinear(w, ws, wz) wd = DequantizeLinear(wq, ws, wz)
+        y = Gemm<beta = {beta}>(xd, wd, b)
+    }}"""
+    proto = onnx.parser.parse_model(text)
+    onnx.helper.set_model_props(proto, {AWARE: "{}"})
+    model = Model(ir.from_proto(proto))
+    found = deployed(model)
+    (gemm,) = (n for n in found.ir.graph if n.op_type == "Gemm")
+    bias_of = gemm.inputs[2]
+    assert bias_of is not None
+    assert bias_of.is_initializer() != whole
+    x = np.float32([[0.1, 0.2], [0.0, 0.25]])
+    np.testing.assert_allclose(found(x), model(x), rtol=1e-5, atol=1e-6)
 
 
 def test_unknown_ranges(lenet: Model, train_data: Dataset) -> None:
