@@ -7,15 +7,17 @@ import inspect
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.builder.arguments import CheckedArguments, checked_arguments
 from onnxmx.builder.graph import Value
-from onnxmx.errors import UsageError
+from onnxmx.errors import OnnxmxWarning, UsageError
 from onnxmx.trainer.optimizers import OPTIMIZERS
 from onnxmx.trainer.schedules import SCHEDULES, Schedule
 from tests.builder.bad_input import Bad
@@ -132,3 +134,10 @@ def test_signatures_stay_visible() -> None:
     assert inspect.signature(mx.fit).parameters["epochs"].default == 1
     assert issubclass(mx.Adam, CheckedArguments)
     assert "passes over the data" in str(inspect.getdoc(mx.fit))
+
+
+def test_a_warning_names_the_line_that_called(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.zeros((4, 1, 8, 8), np.uint8), y=np.arange(4))
+    with pytest.warns(OnnxmxWarning, match="8-bit images") as found:
+        mx.data.load_npz(tmp_path / "d.npz")
+    assert found[0].filename == __file__

@@ -47,7 +47,7 @@ def load_npz(path: str | PathLike[str], split: str = "train") -> Dataset:
         warnings.warn(
             f"{path}: 8-bit images without 'scale' are read as numbers from 0 to 255; for 0 to 1 add scale=1/255 to it",
             OnnxmxWarning,
-            stacklevel=2,
+            stacklevel=3,  # past the check of the arguments
         )
     return Dataset.from_arrays(
         x,
