@@ -58,7 +58,8 @@ def test_help_has_an_example_that_would_run(name: str, capsys: pytest.CaptureFix
 
 
 def test_a_warning_is_a_line(tmp_path: Path) -> None:
-    np.savez(tmp_path / "d.npz", x=np.zeros((4, 1, 8, 8), np.uint8), y=np.arange(4))
+    x, y = np.zeros((4, 1, 8, 8), np.uint8), np.arange(4)
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     done = process("summary", "mlp", "--data", "d.npz", "--format", "json", cwd=tmp_path)
     assert json.loads(done.out)["model"] == "mlp"
     assert re.fullmatch(r"onnxmx: warning: d\.npz: 8-bit images .*\n", done.err)
