@@ -281,11 +281,10 @@ class _Lowering:
         assert x is not None
         c, h, w = _sizes(x)
         if c == self.b:
-            y = self.blocked[x]
+            y = self._reshape(self.blocked[x], [0, h, w, c])
         else:
-            blocks = self._reshape(self.blocked[x], [0, c // self.b, h * w, self.b])
-            y = self._op("Transpose", blocks, perm=[0, 2, 1, 3])
-        return self._replace(node.outputs[0], self._reshape(y, [0, h, w, c]))
+            y = self._op("ReorderOutput", self.nominal(x), domain=DOMAIN, channels=c, channels_last=1)
+        return self._replace(node.outputs[0], y)
 
     def _shape_of(self, node: ir.Node) -> bool:
         x = node.inputs[0]
