@@ -178,7 +178,8 @@ def _layer_case(
     full = {prefix + n if prefix + n in model.parameters() else n: a for n, a in parameters.items()}
     values |= {n: g.input(f"p.{n}", a.shape) for n, a in full.items()}
     seed = g.constant(np.int64(7))
-    (y,) = copy_model(g, model, values, Training(seed, seed) if training else None).values()
+    rules = differentiate is gradients
+    (y,) = copy_model(g, model, values, Training(seed, seed, rules=rules) if training else None).values()
     y = g.op("Identity", y)
     output = np.asarray(model(**inputs))
     weight = g.input("weight of y", output.shape)
