@@ -111,13 +111,8 @@ def test_training_mends_what_rounding_broke(train_data: Dataset, test_data: Data
 def test_a_tracked_scale_is_a_moving_average(train_data: Dataset) -> None:
     net = L.Sequential(L.Flatten(), L.Dense(16, activation="relu"), L.Dense(10))
     model = quantize_aware(net.build(image=("batch", 1, 8, 8)), train_data, calibration_samples=32)
-    optimizer = mx.SGD(0.0)
-    engine = OrtEngine(
-        compile_step(model, loss="softmax_cross_entropy", optimizer=optimizer), initial_state(model, optimizer, 0)
-    )
     batch = train_data.batch(slice(200, 300))
-    engine.step(batch)
-    before, found = model.parameters(), engine.state()
+    before, found = model.parameters(), one_step(model, batch)
     x = batch["image"].reshape(100, -1)
     image = np.clip(np.round(x / before["0.Flatten_scale"]), 0, 255) * before["0.Flatten_scale"]
     w = before["1.weight"]
@@ -127,6 +122,35 @@ def test_a_tracked_scale_is_a_moving_average(train_data: Dataset) -> None:
     hidden = (image @ w + before["1.bias"]).max() / 255  # the zero point is the least integer: a Relu
     expected = MOMENTUM * before["1.Relu_scale"] + (1 - MOMENTUM) * hidden
     np.testing.assert_allclose(found["1.Relu_scale"], expected, rtol=1e-5)
+
+
+def one_step(model: Model, batch: dict[str, Any]) -> dict[str, Any]:
+    """The state after a step at rate 0, in which ranges alone move."""
+    optimizer = mx.SGD(0.0)
+    step = compile_step(model, loss="softmax_cross_entropy", optimizer=optimizer)
+    engine = OrtEngine(step, initial_state(model, optimizer, 0), threads=1)
+    engine.step(batch)
+    return engine.state()
+
+
+def test_the_scale_of_a_channel_of_zeros(train_data: Dataset) -> None:
+    """Not 0, by which its bias could not be divided."""
+    net = L.Sequential(L.Flatten(), L.Dense(10)).build(image=("batch", 1, 8, 8))
+    weight = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
+    weight[:, 3] = 0
+    model = quantize_aware(net.with_parameters({"1.weight": weight}), train_data, calibration_samples=32)
+    found = one_step(model, train_data.batch(slice(32)))["1.weight_scale"]
+    np.testing.assert_allclose(found, np.where(np.arange(10) == 3, 1e-7, np.abs(weight).max(0) / 127), rtol=1e-6)
+
+
+def test_a_scale_that_several_read_moves_once(train_data: Dataset) -> None:
+    """A pooling and a reshaping share that of the Relu before them. Here the Relu gives 0 throughout."""
+    net = L.Sequential(L.Conv2D(4, 3, activation="relu"), L.MaxPool2D(2), L.Flatten(), L.Dense(10))
+    model = quantize_aware(net.build(image=("batch", 1, 8, 8)), train_data, calibration_samples=32)
+    readers = [n for n in model.ir.graph if n.op_type == "QuantizeLinear" and n.inputs[1].name == "0.Relu_scale"]  # type: ignore[union-attr]
+    assert len(readers) == 3
+    found = one_step(model, {**train_data.batch(slice(32)), "image": np.zeros((32, 1, 8, 8), np.float32)})
+    np.testing.assert_allclose(found["0.Relu_scale"], MOMENTUM * model.parameters()["0.Relu_scale"], rtol=1e-5)
 
 
 def test_frozen_weights_stay_integers(lenet: Model, train_data: Dataset) -> None:

@@ -114,6 +114,18 @@ def test_the_sums_of_a_round() -> None:
         assert ("generator_loss" in measured) == bool(turns)
 
 
+def test_a_step_that_is_not_finite_gives_the_generator_no_turn() -> None:
+    """The state before the step of the discriminator, where what went wrong is looked for, would be gone."""
+    joint = pair(*nets(), Update(mx.SGD()), Update(mx.SGD()))
+    rounds = Rounds(joint.start(Game().steps(joint, 7, 4), threads=1), 1)
+    assert "generator_loss" in rounds.step({"x": cloud().batch(slice(7))["x"]})
+    measured = rounds.step({"x": np.full((7, 2), np.nan, np.float32)})
+    assert "generator_loss" not in measured
+    assert rounds.sums["sum.generator_loss"][1] == 0
+    state = rounds.state()
+    assert (int(state["discriminator.step"]), int(state["generator.step"])) == (2, 1)
+
+
 def test_a_penalty_goes_through_batch_norm_too() -> None:
     """It is not what its paper advises, and no error either."""
     joint = pair(*small(), Update(mx.SGD()), Update(mx.SGD(1e-3)))

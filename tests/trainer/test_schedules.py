@@ -248,6 +248,23 @@ def test_plateau_looks_at_means() -> None:
 
 
 @pytest.mark.parametrize(
+    ("first", "last"),
+    [(mx.ReduceOnPlateau(0.1), mx.ReduceOnPlateau(0.2)), (mx.ReduceOnPlateau(0.1), 0.2)],
+    ids=["another", "not the last"],
+)
+def test_one_plateau_in_a_run(first: Any, last: Any) -> None:
+    """Each would keep its state under the same names. The same one twice is one."""
+
+    def compiled(first: Any, last: Any) -> mx.StepGraph:
+        optimizer = mx.ByName({"weight": mx.SGD(first), "*": mx.SGD(last)})
+        return mx.compile_step(L.Dense(1).build(x=("batch", 1)), loss="mean_squared_error", optimizer=optimizer)
+
+    with pytest.raises(UsageError, match=r"one run expected one ReduceOnPlateau, .*; found another"):
+        compiled(first, last)
+    assert [p["name"] for p in compiled(first, first).spec["outputs"]].count("next.plateau.factor") == 1
+
+
+@pytest.mark.parametrize(
     ("make", "text"),
     [
         (lambda: WarmupCosine(-1.0), "the peak of WarmupCosine expected a finite number of at least 0; found -1.0"),
@@ -277,6 +294,8 @@ def test_plateau_looks_at_means() -> None:
         (lambda: mx.ReduceOnPlateau(0.1, factor=1.0), "the factor of ReduceOnPlateau expected"),
         (lambda: mx.ReduceOnPlateau(0.1, every=0), "ReduceOnPlateau expected every"),
         (lambda: mx.ReduceOnPlateau(0.1).warmed_up(5), "others without state inside; found ReduceOnPlateau"),
+        (lambda: mx.Cosine(0.1).then(mx.ReduceOnPlateau(0.1), at=5), "others without state inside"),
+        (lambda: mx.ReduceOnPlateau(mx.ReduceOnPlateau(0.1)), "others without state inside"),
         (lambda: mx.Cosine(0.1).then(0.1, at=0), "then expected at of at least 1 update; found 0"),
         (lambda: mx.Cosine(0.1).then(0.1, at=10).resolve(10), "begin before the end of the run, update 10; found 10"),
         (

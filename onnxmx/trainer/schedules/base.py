@@ -121,7 +121,7 @@ class Then(Schedule):
 
     def __post_init__(self) -> None:
         check_updates("then", "at", self.at, 1)
-        _refuse_state(self.first, self.second)
+        refuse_state(self.first, self.second)
 
     def resolve(self, total: int) -> Then:
         if self.at >= total:
@@ -189,7 +189,7 @@ class Warmup(Schedule):
             raise UsageError(
                 f"the start of a warm-up expected a number in {'(0' if low else '[0'}, 1]; found {self.start}"
             )
-        _refuse_state(self.schedule)
+        refuse_state(self.schedule)
 
     def resolve(self, total: int) -> Warmup:
         updates = total // 20 if self.updates is None else self.updates
@@ -239,7 +239,7 @@ def open_end(what: str) -> UsageError:
     return UsageError(f"{what} expected its total number of updates; found none", mend="Call resolve(total).")
 
 
-def _refuse_state(*schedules: Schedule) -> None:
+def refuse_state(*schedules: Rate) -> None:
     """A schedule with a state of its own watches the whole run: it holds others, and none holds it."""
     for schedule in schedules:
         if hasattr(schedule, "advance"):

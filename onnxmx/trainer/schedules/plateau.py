@@ -14,7 +14,7 @@ from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import UsageError
-from onnxmx.trainer.schedules.base import Rate, Schedule, as_schedule, check_rate, check_updates
+from onnxmx.trainer.schedules.base import Rate, Schedule, as_schedule, check_rate, check_updates, refuse_state
 
 
 @function(outputs=("next_factor", "next_best", "next_waited", "next_sum"))
@@ -70,6 +70,7 @@ class ReduceOnPlateau(Schedule):
     def __post_init__(self) -> None:
         if not callable(self.rate):
             check_rate("the rate of ReduceOnPlateau", self.rate)
+        refuse_state(self.rate)
         check_rate("the floor of ReduceOnPlateau", self.floor)
         check_updates("ReduceOnPlateau", "every", self.every, 1)
         check_updates("ReduceOnPlateau", "patience", self.patience, 0)
