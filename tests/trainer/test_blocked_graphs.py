@@ -33,6 +33,11 @@ def after(nodes: str, outputs: str = "float y", inputs: str = "") -> str:
     return f"({IMAGE}, float[16,16,3,3] w{inputs}) => ({outputs}) {{ {SAME} {nodes} }}"
 
 
+def wide(nodes: str, outputs: str = "float y") -> str:
+    """`nodes` after a convolution of 32 channels, `c`: two blocks or more."""
+    return after(nodes, outputs).replace("float[16,16,3,3] w", "float[32,16,3,3] w")
+
+
 def inside(nodes: str, before: str = "t = Tanh(c)") -> str:
     """An If after that convolution, whose branches read what is outside of them."""
     o, p = "float[i,j,k,l] o", "float[i,j,k,l] p"
@@ -74,6 +79,10 @@ CASES = [
     ("given out on the way", after("t = Tanh(c) y = Conv(t, w) u = Abs(y)", "float c, float t, float y, float u"), 2),
     ("a sum given out", after(f"{AXES} y = ReduceSum(c, axes)"), 1),
     ("a transpose given out", after("y = Transpose<perm=[0,2,3,1]>(c)"), 1),
+    ("a transpose of 32 channels", wide("y = Transpose<perm=[0,2,3,1]>(c)"), 1),
+    ("a transpose of truths", wide("t = Less(c, c) y = Transpose<perm=[0,2,3,1]>(t)", "bool y"), 0),
+    ("a transpose of integers", wide("i = Cast<to=7>(c) y = Transpose<perm=[0,2,3,1]>(i)", "int64 y"), 0),
+    ("a transpose of halves", wide("h = Cast<to=10>(c) y = Transpose<perm=[0,2,3,1]>(h)", "float16 y"), 0),
     ("given out and no float", after("y = Less(c, x) z = Cast<to=7>(y)", "bool y, int64 z"), 0),
     ("read inside", inside("o = Neg(t)"), 1),
     ("a sum read inside", inside("o = Neg(t)", f"{AXES} t = ReduceSum(c, axes)"), 1),

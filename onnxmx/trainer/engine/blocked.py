@@ -282,6 +282,8 @@ class _Lowering:
         c, h, w = _sizes(x)
         if c == self.b:
             y = self._reshape(self.blocked[x], [0, h, w, c])
+        elif not self._is_float(x):
+            return False
         else:
             y = self._op("ReorderOutput", self.nominal(x), domain=DOMAIN, channels=c, channels_last=1)
         return self._replace(node.outputs[0], y)
