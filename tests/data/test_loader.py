@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -155,6 +156,29 @@ def test_what_fails_in_the_thread_is_raised_here_after_the_good_batches(watched,
     assert [next(batches)[0] for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(DataError, match="sample 7 is damaged"):
         next(batches)
+
+
+def test_a_forgotten_iterator_may_be_collected_by_its_own_thread(watched, monkeypatch):
+    forgotten = threading.Event()
+
+    def batch(self, indices):
+        if len(indices) < 5 and forgotten.wait(5):  # the last batch
+            gc.collect()
+        return Dataset.batch(self, indices)
+
+    monkeypatch.setattr(Watched, "batch", batch)
+    gc.disable()
+    try:
+        batches = Loader(watched, 5, prefetch=50).epoch(0)
+        next(batches)
+        keep = [batches]
+        keep.append(keep)  # a cycle, which only the garbage collector can free
+        (thread,) = threads()
+        del batches, keep
+        forgotten.set()
+        thread.join(5)
+    finally:
+        gc.enable()
 
 
 def test_a_forgotten_iterator_does_not_keep_the_process_alive():

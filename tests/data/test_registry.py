@@ -102,6 +102,13 @@ def test_a_file_without_a_test_split_is_divided(tmp_path, count):
     assert len(load_npz(file)) == count
 
 
+def test_the_test_split_of_a_file_is_the_same_for_ever(tmp_path):
+    """Under another NumPy, samples that were trained on must not become those that are evaluated on."""
+    with pytest.warns(OnnxmxWarning, match="has no x_test"):
+        test = get_dataset(save(tmp_path, x=np.arange(20), y=np.zeros(20, int)), "test")
+    assert test.inputs["x"].tolist() == [0, 2, 11, 17]
+
+
 def test_one_sample_cannot_be_divided(tmp_path):
     with pytest.raises(DataError, match=r"mine\.npz: expected 2 samples or more, one of them to test; found 1"):
         get_dataset(save(tmp_path, x=X[:1], y=Y[:1]), "test")

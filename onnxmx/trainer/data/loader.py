@@ -13,6 +13,7 @@ import numpy.typing as npt
 from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.errors import DataError, UsageError
 from onnxmx.trainer.data.dataset import Array, Dataset
+from onnxmx.trainer.data.order import shuffled
 
 Batch = tuple[int, dict[str, Array]]
 
@@ -91,19 +92,12 @@ class Loader(CheckedArguments):
             yield index, self.dataset.batch(self.indices(epoch, index))
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """A permutation of all samples: int64 (n,).
-
-        Sorting the raw output of Philox, and not Generator.permutation: NumPy promises the stream of a bit generator
-        for ever but not what a Generator makes of it (NEP 19), and a resumed run may meet another NumPy.
-        """
+        """A permutation of all samples: int64 (n,)."""
         last = self._last_order  # One read: the thread that prefetches calls this too.
         if last is not None and last[0] == epoch:
             return last[1]
-        if self.shuffle:
-            raw = np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64)).random_raw(len(self.dataset))
-            order = np.argsort(raw, kind="stable").astype(np.int64, copy=False)
-        else:
-            order = np.arange(len(self.dataset), dtype=np.int64)
+        n = len(self.dataset)
+        order = shuffled(n, self.seed, epoch) if self.shuffle else np.arange(n, dtype=np.int64)
         self._last_order = (epoch, order)
         return order
 
@@ -148,7 +142,8 @@ def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
         with changed:
             stop.set()
             changed.notify()
-        thread.join()
+        if thread is not threading.current_thread():  # a forgotten iterator may be collected by the thread itself
+            thread.join()
 
 
 def _produce(

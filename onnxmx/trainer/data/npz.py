@@ -12,6 +12,7 @@ import numpy as np
 from onnxmx.builder.arguments import checked_arguments
 from onnxmx.errors import DataError, OnnxmxWarning, nearest
 from onnxmx.trainer.data.dataset import Array, Dataset
+from onnxmx.trainer.data.order import shuffled
 from onnxmx.trainer.data.registry import check_split
 
 _INPUTS = {"train": ("x", "x_train"), "test": ("x_test",)}
@@ -81,7 +82,7 @@ def split_npz(path: str | PathLike[str], split: str) -> Dataset:
         OnnxmxWarning,
         stacklevel=2,
     )
-    order = np.random.default_rng(0).permutation(len(whole))
+    order = shuffled(len(whole), seed=0)
     test = max(1, len(whole) // _HELD_OUT)
     chosen = order[:test] if split == "test" else order[test:]
     return replace(whole.subset(np.sort(chosen)), split=split)
