@@ -127,6 +127,24 @@ def test_a_step_takes_sequences_of_any_length() -> None:
         assert np.isfinite(runner.step(batch(random, size, time))["loss"])
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["from zero", "from a state of unknown sizes"])
+@pytest.mark.parametrize("kind", [L.GRU, L.LSTM])
+def test_one_unit_trains(kind: Any, given: bool) -> None:
+    """Its size is not taken for an axis that is broadcast."""
+
+    def net(x: Value) -> Value:
+        zero = x.builder.transpose(x.builder.reduce_sum(x, [1]), [1, 0, 2]) * 0.0
+        zero.shape = None
+        return kind(1, return_sequences=False)(x, **({"initial_h": zero} if given else {}))
+
+    model, optimizer = mx.build(net, x=("batch", "time", 1)), mx.Adam(lr=0.05)
+    step = mx.compile_step(model, loss="mean_squared_error", optimizer=optimizer)
+    runner = OrtEngine(step, initial_state(model, optimizer, 0), threads=1)
+    data = {"x": np.ones((2, 3, 1), np.float32), "label": np.full((2, 1), 0.5, np.float32)}
+    losses = [runner.step(data)["loss"] for _ in range(30)]
+    assert losses[-1] < losses[0] / 5
+
+
 def test_padding_is_not_trained() -> None:
     model = recurrent(L.GRU(8, return_sequences=False))
     runner, _ = engine(model)

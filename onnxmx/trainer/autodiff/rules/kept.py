@@ -41,7 +41,10 @@ def with_steps_kept(g: GraphBuilder, node: ir.Node, inputs: Sequence[MaybeValue]
     for d in range(static(w, 0)):
         wd, rd, bd, *states = (part(g, v, d) for v in (w, r, b, *initial))
         rows = as_rows(g, flipped(g, node, x) if reverse or d == 1 else x)
-        y, *last = cell(g, x, rows, wd, rd, bd, [s or zero for s in states])
+        states = [s or zero for s in states]
+        for state in states:  # of one unit, 1 would else be taken for an axis that is broadcast
+            state.shape = ir.Shape([None if x.shape is None else x.shape[1], units])
+        y, *last = cell(g, x, rows, wd, rd, bd, states)
         found.append([flipped(g, node, y) if reverse or d == 1 else y, *last])
     ys, *lasts = zip(*found, strict=True)
     side_by_side = g.concat([g.unsqueeze(v, [1]) for v in ys], 1)
