@@ -132,6 +132,19 @@ def test_ctc_whose_label_does_not_fit_counts_as_zero() -> None:
     assert np.abs(dx[0]).max() == 0.0
 
 
+@pytest.mark.parametrize("hidden", [-np.inf, np.finfo(np.float32).min, -1e30])
+def test_ctc_of_classes_that_are_hidden(hidden: float) -> None:
+    """Paths without them count as ever, those with them for nothing."""
+    output = np.random.default_rng(0).normal(size=(2, 7, 5)).astype(np.float32)
+    labels = {"label": np.array([[3, 2, 1, 4], [2, -1, -1, -1]])}
+    found, expected = [], []
+    for results, value in ((found, hidden), (expected, -1e3)):
+        output[:, 1:5, 0] = output[1, :, 3:] = value
+        results += run("ctc", [output], labels)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
 # --- names and options
 SPELLED = [*sorted({row.loss for row in ROWS}), "l1", "digit=softmax_cross_entropy odd=sigmoid_bce:weight=0.3",
            "a,b=contrastive:margin=2.0", "ctc:blank=3,lengths=frames"]  # fmt: skip

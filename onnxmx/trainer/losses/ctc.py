@@ -16,7 +16,9 @@ from onnxmx.builder.scan import scan
 from onnxmx.errors import DataError, ShapeError, UsageError
 from onnxmx.trainer.losses.base import Array, Loss, Spec, Specs, Values, dims_of, refuse, size
 
-_NEVER = np.float32(-1e30)  # the logarithm of 0, with which sums and differences stay numbers
+_NEVER = np.float32(-(2.0**100))
+"""The logarithm of 0, with which sums and differences stay numbers. Multiples of a power of two are exact, so a place
+that no path reaches is never a little likelier than its paths together."""
 
 
 @function(outputs=("loss", "slope"))
@@ -31,7 +33,7 @@ def CTCLoss(g: GraphBuilder, logp: ir.Value, label: ir.Value, lengths: ir.Value,
     """
     places = _with_blanks(g, label, blank)
     emitted = g.op("GatherElements", logp, _over_time(g, places, logp), axis=2)
-    emitted = g.transpose(emitted, [1, 0, 2])  # (time, batch, places)
+    emitted = g.max(g.transpose(emitted, [1, 0, 2]), _NEVER)  # (time, batch, places)
     number = _count_to(g, logp, 1)
     inside = g.cast(g.less(g.unsqueeze(number, [1]), g.unsqueeze(lengths, [0])), FLOAT)
     inside = g.unsqueeze(inside, [2])  # (time, batch, 1)
@@ -86,7 +88,7 @@ def _forwards(b: GraphBuilder, alpha: ir.Value, emitted: ir.Value, inside: ir.Va
     """alpha(s) <- emitted(s) + log(exp(alpha(s)) + exp(alpha(s - 1)) + exp(alpha(s - 2))), that where it may skip"""
     one, two = (_shifted(b, alpha, k) for k in (1, 2))
     after = b.add(emitted, _log_sum(b, alpha, one, b.add(two, skips)))
-    after = b.where(b.greater(inside, 0.0), b.max(after, _NEVER), alpha)
+    after = b.where(b.greater(inside, 0.0), after, alpha)
     return [after], [after]
 
 
@@ -95,7 +97,7 @@ def _backwards(b: GraphBuilder, beta: ir.Value, emitted: ir.Value, inside: ir.Va
     then = b.add(beta, emitted)
     two = _shifted(b, b.add(then, skips), -2)
     before = _log_sum(b, then, _shifted(b, then, -1), two)
-    return [b.where(b.greater(inside, 0.0), b.max(before, _NEVER), beta)], [beta]
+    return [b.where(b.greater(inside, 0.0), before, beta)], [beta]
 
 
 def _shifted(b: GraphBuilder, x: ir.Value, by: int) -> Value:
