@@ -89,15 +89,18 @@ def _set_shape(port: ir.Value, shape: Sequence[Dim]) -> dict[str, int]:
 def _mend(graph: ir.Graph, symbol: str, size: int) -> int:
     """Let the dimension `symbol` through Reshapes that keep it in its place; returns how many were mended.
 
-    A Reshape to (1, 512) of (batch, 512) becomes one to (0, 512), where 0 copies the dimension.
+    A Reshape to (1, 512) of (batch, 512) becomes one to (0, 512), where 0 copies the dimension. PyTorch's exporter
+    writes allowzero=1, which is taken off where no 0 was meant as a size.
     """
     count = 0
     for node, target in _reshapes(graph, symbol):
         place, before = _place(node, symbol)
         shape = [*before, symbol]
-        same = len(target) > place and target[place] == size and "allowzero" not in node.attributes
+        literal = "allowzero" in node.attributes and 0 in target
+        same = len(target) > place and target[place] == size and not literal
         if same and all(t in (0, b) for t, b in zip(target[:place], shape, strict=False)):
             target[place] = 0
+            node.attributes.pop("allowzero", None)
             name = f"{node.outputs[0].name}.shape"
             fresh = ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([len(target)]))
             fresh.const_value = ir.Tensor(np.array(target, np.int64), name=name)

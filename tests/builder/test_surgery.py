@@ -221,10 +221,11 @@ def fixed(*nodes: onnx.NodeProto, x: tuple[int, ...], **constants: Any) -> Model
 WEIGHT = np.random.default_rng(1).normal(size=(12, 12)).astype(np.float32)
 
 
-def test_a_fixed_batch_becomes_symbolic() -> None:
+@pytest.mark.parametrize("written", [{}, {"allowzero": 0}, {"allowzero": 1}], ids=["plain", "0", "as PyTorch does"])
+def test_a_fixed_batch_becomes_symbolic(written: dict[str, int]) -> None:
     """Reshapes to (1, 12), (1, 3, 4) and (1, -1) one after the other, each of which hides the batch from the next."""
     model = fixed(
-        helper.make_node("Reshape", ["x", "to"], ["flat"]),
+        helper.make_node("Reshape", ["x", "to"], ["flat"], **written),
         helper.make_node("MatMul", ["flat", "w"], ["m"]),
         helper.make_node("Reshape", ["m", "image"], ["i"]),
         helper.make_node("Transpose", ["i"], ["t"], perm=[0, 2, 1]),
