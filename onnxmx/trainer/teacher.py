@@ -16,6 +16,7 @@ from onnxmx.builder.literals import is_number
 from onnxmx.builder.metadata import PREPROCESSING
 from onnxmx.builder.model import Model
 from onnxmx.builder.surgery import find
+from onnxmx.builder.values import dims, show_shape
 from onnxmx.errors import DataError, ShapeError, UsageError
 from onnxmx.files import sha256
 from onnxmx.trainer.data import Dataset
@@ -107,12 +108,19 @@ class Teacher(CheckedArguments):
         """The teacher's inputs: by name, or the only one by the only one."""
         names = list(self.model.inputs)
         if len(names) == len(inputs) == 1:
-            return {names[0]: next(iter(inputs.values()))}
+            inputs = {names[0]: next(iter(inputs.values()))}
         if missing := [name for name in names if name not in inputs]:
             raise ShapeError(
                 f"the teacher expected the inputs {names}; found {list(inputs)}",
                 mend=f"Rename one of them: teacher.rename({{{missing[0]!r}: ...}}).",
             )
+        for name, port in self.model.inputs.items():
+            (size, *rest), found = port.shape or [None], dims(inputs[name].shape or ir.Shape([]))
+            if isinstance(size, int) and found[:1] != (size,):
+                raise ShapeError(
+                    f"the teacher expected {name!r} of {show_shape(port.shape)}; found {show_shape(found)}",
+                    mend=f"Free its batch, for example: teacher.resize({name}={('batch', *rest)}).",
+                )
         return {name: inputs[name] for name in names}
 
     def _soft_targets(self, g: GraphBuilder, z: ir.Value, target: ir.Value) -> Value:

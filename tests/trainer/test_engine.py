@@ -152,3 +152,12 @@ def test_a_step_leaves_no_memory_behind() -> None:
     for k in range(300):
         engine.step({n: a + a.dtype.type(0) for n, a in batch_for(model, 256, seed=k % 4).items()})
     assert resident_bytes() - before < 30e6
+
+
+def test_a_model_of_one_batch_size_says_how_to_free_it() -> None:
+    trainer = mx.Trainer(L.Sequential(L.Dense(3)).build(x=(2, 7)), optimizer=OPTIMIZER)
+    batch = {"x": np.zeros((5, 7), np.float32), "label": np.zeros(5, np.int64)}
+    with pytest.raises(DataError, match=r"batches of 2: model\.resize\(x=\(.batch., 7\)\) frees"):
+        trainer.step(batch)
+    with pytest.raises(DataError, match="Names, element types and shapes must agree"):
+        trainer.step({**batch, "x": np.zeros((5, 8), np.float32)})

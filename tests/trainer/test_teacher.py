@@ -204,6 +204,9 @@ def test_what_cannot_teach() -> None:
         compiled(mx.Teacher(L.Dense(3).build(x=("batch", 7))))
     with pytest.raises(ShapeError, match=r"the student's feature '0.*' expected the teacher's shape"):
         compiled(mx.Teacher(teacher(), features={"0": "4"}))
+    alone = L.Sequential(L.Dense(4)).build(x=(1, 7))
+    with pytest.raises(ShapeError, match=r"expected 'x' of \(1, 7\); found \(batch, 7\)\n.*resize\(x=\('batch', 7\)\)"):
+        compiled(mx.Teacher(alone))
     with pytest.raises(UsageError, match="no value or layer named 'middle'"):
         compiled(mx.Teacher(teacher(), features={"middle": "4"}))
     with pytest.raises(UsageError, match="teach expected mx"):

@@ -147,7 +147,7 @@ class OrtEngine:
             found = ", ".join(f"{n} {a.dtype} {show_shape(a.shape)}" for n, a in batch.items())
             raise DataError(
                 f"the step expected a batch of {expected}; found {found or 'nothing'}",
-                mend="Names, element types and shapes must agree, and all arrays hold the same number of samples.",
+                mend=_mend_batch(ports, batch),
             )
         program.known = kinds
 
@@ -209,6 +209,16 @@ def as_the_engine_opens(data: bytes, provider: str) -> bytes:
 def _ports(ports: list[dict[str, Any]], prefix: str) -> dict[str, dict[str, Any]]:
     """Those whose names begin with `prefix`, by the rest of the name."""
     return {p["name"].removeprefix(prefix): p for p in ports if p["name"].startswith(prefix)}
+
+
+def _mend_batch(ports: dict[str, dict[str, Any]], batch: dict[str, Array]) -> str:
+    """What to do about a batch that does not fit; a model of one fixed batch size is the most common reason."""
+    name, port = next(iter(ports.items()), ("", {"shape": []}))
+    size, *rest = port["shape"] or [None]
+    if isinstance(size, int) and name in batch and list(batch[name].shape[1:]) == rest:
+        free = f"model.resize({name}={('batch', *rest)})" if name.isidentifier() else "model.resize"
+        return f"The model is written for batches of {size}: {free} frees that, or let batch_size={size}."
+    return "Names, element types and shapes must agree, and all arrays hold the same number of samples."
 
 
 def _buffer(array: Array, device: str) -> OrtValue:
