@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,13 +76,14 @@ class Update(CheckedArguments):
 
     def settings(self) -> dict[str, str]:
         """What it is, as text."""
-        clip = repr(list(self.transforms)) if len(self.transforms) > 1 else repr(next(iter(self.transforms), None))
-        found = {"optimizer": repr(self.optimizer), "clip": clip}
+        clip = list(self.transforms) if len(self.transforms) > 1 else next(iter(self.transforms), None)
+        found: dict[str, Any] = {"optimizer": self.optimizer, "clip": clip}
         if self.regularizers:
-            found["regularize"] = repr(list(self.regularizers))
+            found["regularize"] = list(self.regularizers)
         if self.average:
-            found["average"] = repr(self.average)
-        return found
+            found["average"] = self.average
+        # A function is told without its address in memory, which another process has elsewhere.
+        return {name: re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)) for name, value in found.items()}
 
     def build(
         self, at: Gradients, loss: ir.Value, states: Values, running: Values, total: int

@@ -300,3 +300,13 @@ def test_who_is_gathered(optimizer: Any, nodes: dict[str, int]) -> None:
     step = mx.compile_step(model, loss="softmax_cross_entropy", optimizer=optimizer)
     found = Counter(n.op_type for n in onnx.load_from_string(step.data).graph.node if n.op_type.endswith("Update"))
     assert found == nodes
+
+
+def test_a_step_is_the_same_bytes_wherever_its_functions_lie_in_memory() -> None:
+    def rate() -> mx.Adam:
+        return mx.Adam(lr=lambda step: 0.1 / (1.0 + step))
+
+    first, second = rate(), rate()
+    steps = [mx.compile_step(TINY["mlp"](), loss="softmax_cross_entropy", optimizer=o) for o in (first, second)]
+    assert steps[0].data == steps[1].data
+    assert steps[0].spec == steps[1].spec
