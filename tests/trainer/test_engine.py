@@ -83,6 +83,7 @@ def spoiled(kind: str, batch: dict[str, Array]) -> dict[str, Array]:
         "one too many": batch | {"weight": label},
         "float64": batch | {"x": x.astype(np.float64)},
         "int32 labels": batch | {"label": label.astype(np.int32)},
+        "the other byte order": batch | {"x": x.astype(x.dtype.newbyteorder())},
         "features": batch | {"x": x[:, :-1]},
         "rank": batch | {"x": x[0]},
         "a label for all": batch | {"label": label[:1]},  # would broadcast
@@ -92,7 +93,8 @@ def spoiled(kind: str, batch: dict[str, Array]) -> dict[str, Array]:
 
 @pytest.mark.parametrize(
     "kind",
-    ["nothing", "no label", "another name", "one too many", "float64", "int32 labels", "features", "rank",
+    ["nothing", "no label", "another name", "one too many", "float64", "int32 labels", "the other byte order",
+     "features", "rank",
      "a label for all", "labels of one row less"],
 )  # fmt: skip
 def test_batches_that_do_not_fit(kind: str) -> None:
@@ -107,6 +109,30 @@ def test_batches_that_do_not_fit(kind: str) -> None:
     assert "expected a batch of x float32 (batch, 7), label int64 (batch,); found " in str(caught.value)
     for key, array in engine.state().items():
         np.testing.assert_array_equal(array, before[key])
+
+
+class Tensor:
+    """As another library has them: with a shape and a type of its own."""
+
+    dtype, shape = "float32", (5, 7)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda batch: list(batch.values()), "expected a dict of arrays; found list\n  Its keys are 'x', 'label'"),
+        (lambda batch: None, "expected a dict of arrays; found NoneType"),
+        (lambda batch: batch | {"x": batch["x"].tolist()}, "expected arrays; found list as 'x'"),
+        (lambda batch: batch | {"label": Tensor()}, "expected arrays; found Tensor as 'label'"),
+    ],
+)
+def test_what_are_no_arrays(spoil: Any, text: str) -> None:
+    model, step, state = compiled("mlp")
+    engine = OrtEngine(step, state, threads=1)
+    for _ in range(2):  # before a batch of these sizes is known and after
+        with pytest.raises(DataError, match=text):
+            engine.step(spoil(batch_for(model)))
+        engine.step(batch_for(model))
 
 
 def test_a_fixed_batch_is_kept_to() -> None:

@@ -121,20 +121,25 @@ class OrtEngine:
         one sample over all of them.
         """
         program = self._programs[name]
-        try:
-            kinds = [(key, array.dtype, array.shape) for key, array in batch.items()]
-        except AttributeError:
+        if not isinstance(batch, Mapping):
+            raise DataError(
+                f"the step expected a dict of arrays; found {type(batch).__name__}",
+                mend=f"Its keys are {', '.join(map(repr, program.batch))}.",
+            )
+        kinds = [(key, array.dtype, array.shape) for key, array in batch.items() if isinstance(array, np.ndarray)]
+        if len(kinds) < len(batch):
             other = next(key for key, array in batch.items() if not isinstance(array, np.ndarray))
             raise DataError(
                 f"the step expected arrays; found {type(batch[other]).__name__} as {other!r}",
                 mend="Such as numpy.asarray(x, numpy.float32).",
-            ) from None
+            )
         if kinds == program.known:
             return
         ports = program.batch
         sizes: dict[str, int] = {}
         fits = batch.keys() == ports.keys() and all(
             array.dtype.name == port["dtype"]
+            and array.dtype.isnative  # ONNX Runtime takes the bytes as they lie
             and array.ndim == len(port["shape"])
             and all(
                 d is None or n == (sizes.setdefault(d, n) if isinstance(d, str) else d)
