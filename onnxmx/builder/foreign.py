@@ -21,12 +21,22 @@ from onnxmx.builder import batch_first
 from onnxmx.builder.functions import KEPT
 from onnxmx.builder.guard import graphs, nodes
 from onnxmx.builder.inference import IR_VERSION, OPSET
+from onnxmx.builder.metadata import TRAINABLE
+from onnxmx.builder.summary import layer_of
 from onnxmx.builder.values import initializer
 from onnxmx.errors import ModelFileError, first_line
 
 OLDEST = 7
 """The first opset with today's broadcasting; the converter of ONNX knows no way up from the ones before it."""
 _OWN = "ai.onnxmx"
+_NUMBERED = re.compile(r"onnx::[A-Za-z]+_\d+")
+_PARTS = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm"), (None, "weight", "bias")),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), (None, "weight_ih", "weight_hh", "bias")),
+    "MatMul": ("weight", "weight"),
+    "PRelu": (None, "weight"),
+}
+"""What PyTorch calls the inputs of an operator that are weights."""
 _DAMAGED = "The file may be damaged: copy or export it again."
 
 
@@ -82,6 +92,30 @@ def tidy(model: ir.Model) -> None:
             base = next((v.name for v in node.outputs if v.name), None) or node.op_type
             node.name = next(n for n in _numbered(base) if n not in taken)
         taken.add(node.name)
+    if TRAINABLE not in model.metadata_props:  # which lists parameters by the names that they have
+        _name_by_layer(graph)
+
+
+def _name_by_layer(graph: ir.Graph) -> None:
+    """Call weights that lost their names after the layer that reads them first: `onnx::Conv_37` is `layer1.0.weight`.
+
+    PyTorch's exporter numbers what it makes itself, as where it folds a BatchNormalization or transposes a Linear.
+    """
+    taken = _names(graph)
+    for node in graph.all_nodes():
+        layer, parts = layer_of(node.name or ""), _PARTS.get(node.op_type, ())
+        for value, part in zip(node.inputs, parts, strict=False):
+            lost = value is not None and value.is_initializer() and _NUMBERED.fullmatch(value.name or "")
+            if value is not None and lost and layer and part and node.domain == "":
+                value.name = next(n for n in _numbered(f"{layer}.{part}") if n not in taken)
+                taken[value.name] += 1
+
+
+def _names(graph: ir.Graph) -> Counter[str | None]:
+    """How often a name is that of a value, in the graph and those inside."""
+    parts = (graph, *graph.subgraphs())
+    ports = [v.name for g in parts for v in (*g.inputs, *g.initializers.values())]
+    return Counter([*ports, *(v.name for node in graph.all_nodes() for v in node.outputs)])
 
 
 def _lift_weights(graph: ir.Graph) -> None:
@@ -89,9 +123,7 @@ def _lift_weights(graph: ir.Graph) -> None:
 
     A graph inside a node may read the initializers around it.
     """
-    inner = list(graph.subgraphs())
-    ports = [v.name for g in (graph, *inner) for v in (*g.inputs, *g.initializers.values())]
-    taken = Counter([*ports, *(v.name for node in graph.all_nodes() for v in node.outputs)])
+    inner, taken = list(graph.subgraphs()), _names(graph)
     for part in inner:
         constants = [node.outputs[0] for node in part if node.op_type == "Constant" and node.domain == ""]
         for value in (*part.initializers.values(), *constants):

@@ -159,6 +159,25 @@ def branches() -> onnx.ModelProto:
     return file(13, nodes, ["n", 4], {"zero": np.float32(0)})
 
 
+def folded() -> onnx.ModelProto:
+    """opset 17, as torch.onnx.export with dynamo=False: what it folded and transposed has a number for a name."""
+    nodes = [
+        node("Conv", ["x", "onnx::Conv_37", "onnx::Conv_38"], ["/c"], name="/stem/stem.0/Conv"),
+        node("PRelu", ["/c", "onnx::PRelu_39"], ["/p"], name="/stem/stem.1/PRelu"),
+        node("GlobalAveragePool", ["/p"], ["/g"], name="/pool/GlobalAveragePool"),
+        node("Flatten", ["/g"], ["/f"], name="/Flatten"),
+        node("MatMul", ["/f", "onnx::MatMul_40"], ["/m"], name="/block/fc/MatMul"),
+        node("Add", ["block.fc.bias", "/m"], ["/a"], name="/block/fc/Add"),
+        node("MatMul", ["/a", "onnx::MatMul_41"], ["/again"], name="/block/fc/MatMul_1"),
+        node("Add", ["/again", "onnx::Add_42"], ["/z"], name="/Add"),
+        node("MatMul", ["/z", "onnx::MatMul_43"], ["y"], name="/MatMul"),
+    ]
+    weights = {"onnx::Conv_37": array(4, 3, 1, 1), "onnx::Conv_38": array(4), "onnx::PRelu_39": array(4, 1, 1),
+               "onnx::MatMul_40": array(4, 4), "block.fc.bias": array(4), "onnx::MatMul_41": array(4, 4),
+               "onnx::Add_42": array(4), "onnx::MatMul_43": array(4, 2)}  # fmt: skip
+    return file(17, nodes, ["n", 3, 4, 4], weights)
+
+
 def stale() -> onnx.ModelProto:
     """Shapes noted before somebody changed the model: ONNX Runtime warns and goes on."""
     proto = file(12, [node("Flatten", ["x"], ["h"]), node("Relu", ["h"], ["y"])], [2, 3, 4], {})
@@ -185,6 +204,16 @@ STYLES: dict[Callable[[], onnx.ModelProto], list[str]] = {
     paddle: ["conv.w"],
     dynamo: ["w"],
     branches: [],
+    folded: [
+        "block.fc.bias",
+        "onnx::Add_42",
+        "onnx::MatMul_43",
+        "stem.0.weight",
+        "stem.0.bias",
+        "stem.1.weight",
+        "block.fc.weight",
+        "block.fc.weight_1",
+    ],
     stale: [],
     microsoft: ["w"],
 }

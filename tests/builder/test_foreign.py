@@ -20,6 +20,7 @@ from tests.builder.foreign_files import (
     array,
     dynamo,
     file,
+    folded,
     keras2onnx,
     microsoft,
     mxnet,
@@ -55,7 +56,14 @@ def test_computes_what_it_did(style: Callable[[], onnx.ModelProto]) -> None:
     assert model.trainable == STYLES[style]
 
 
-@pytest.mark.parametrize("style", [mxnet, tf2onnx, paddle, dynamo], ids=lambda f: f.__name__)
+def test_what_an_exporter_numbered_is_frozen_by_its_layer() -> None:
+    model = from_bytes(folded().SerializeToString())
+    assert model.freeze("stem.*").trainable == [n for n in STYLES[folded] if not n.startswith("stem.")]
+    mine = model.rename({"stem.0.weight": "onnx::Conv_37"})  # a file that says what its parameters are called keeps it
+    assert from_bytes(mine.to_bytes()).trainable == mine.trainable
+
+
+@pytest.mark.parametrize("style", [mxnet, tf2onnx, paddle, dynamo, folded], ids=lambda f: f.__name__)
 def test_can_be_trained(style: Callable[[], onnx.ModelProto]) -> None:
     model = from_bytes(style().SerializeToString())
     if style is paddle:
