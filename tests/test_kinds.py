@@ -130,13 +130,27 @@ def test_it_points_at_the_line() -> None:
     Bad(lambda: mx.Adam(groups=THREE), UsageError, "See help").provoke()
 
 
-def test_what_a_callback_of_ones_own_raises_stays() -> None:
+@pytest.mark.parametrize("options", [{"progress": False}, {"progress": 0}, {"progress": np.False_, "logs": set()}])
+def test_what_a_callback_of_ones_own_raises_stays(options: Any) -> None:
+    """Whatever other arguments there are that do, though they are not of the kind that is asked for."""
+
     class Wrong(mx.Callback):
         def begin(self, loop: Any) -> None:
             len(THREE)
 
     with pytest.raises(TypeError, match="has no len"):
-        mx.fit(blob_net(), DATA, callbacks=[Wrong()], progress=False, threads=1)
+        mx.fit(blob_net(), DATA, callbacks=[Wrong()], threads=1, **options)
+
+
+def test_what_a_function_of_ones_own_raises_stays() -> None:
+    """In a constructor as in a call."""
+
+    class Names(dict[str, Any]):
+        def items(self) -> Any:
+            return len(THREE)
+
+    with pytest.raises(TypeError, match="has no len"):
+        mx.data.Dataset("a", "train", Names(x=np.zeros(3)), types=THREE)
 
 
 @pytest.mark.parametrize(

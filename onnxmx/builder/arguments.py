@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
 
-from onnxmx.builder.source import user_line
+from onnxmx.builder.source import raised_at, user_line
 from onnxmx.builder.synonyms import instead_of
 from onnxmx.errors import UsageError, nearest
 
@@ -58,6 +58,8 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
             # A traceback that ends in this frame: the call itself failed, nothing inside the function.
             if error.__traceback__ is not None and error.__traceback__.tb_next is None:
                 raise _refused(name, _parameters(function), args, kwargs) from None
+            if raised_at(error) is not None:  # by the user's own code, which was called inside
+                raise
             from onnxmx.builder.kinds import given_to, wrong_kind  # numpy with it: not before it is needed
 
             if refused := wrong_kind(name, function, given_to(function, args, kwargs)):
@@ -86,7 +88,9 @@ def _explained(method: Callable[..., None]) -> Callable[..., None]:
     def explained(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             method(self, *args, **kwargs)
-        except _STUMBLES:
+        except _STUMBLES as error:
+            if raised_at(error) is not None:  # by the user's own code, which was called inside
+                raise
             from onnxmx.builder.kinds import given_to, wrong_kind
 
             kind = type(self)

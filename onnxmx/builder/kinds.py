@@ -65,6 +65,8 @@ def fits(value: Any, hint: Any) -> bool:
         return value in get_args(hint)
     if hint is float:
         return is_number(value)
+    if hint is bool:
+        return isinstance(value, (bool, np.bool_))
     if hint is int:
         return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     kind = NoneType if hint is None else get_origin(hint) or hint
