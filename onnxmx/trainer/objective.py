@@ -94,10 +94,11 @@ class Objective:
     def best_by(self) -> tuple[str, bool]:
         """The figure that tells which of two models is better, and whether larger is better.
 
-        The first metric of a single loss; else the sum of the losses.
+        The first metric of a single loss; else, or where that does not say which is better, the sum of the losses.
         """
         scalar = [(name, m.larger_is_better) for name, m in self.metrics.items() if m.scalar]
-        return scalar[0] if scalar and len(self.tasks) == 1 else ("loss", False)
+        name, larger = scalar[0] if scalar and len(self.tasks) == 1 else ("loss", False)
+        return (name, larger) if larger is not None else ("loss", False)
 
     def counts(self, g: GraphBuilder, outputs: Values, labels: Values) -> Counts:
         """What a batch's labels count for each task where they weigh unlike, else None. Of outputs it reads shapes."""

@@ -31,6 +31,21 @@ of one's own is `--loss path.py:function`. Such a function gets the output and t
 parameters, any outputs and labels; it returns a value for each sample or element, or a mean. A model's file names the
 loss that it was trained with, and `evaluate` and `quantize` measure by it; a function has to be given again.
 
+```python
+def pinball(output, label):                      # a loss: the 0.9 quantile.   output, label: (batch, 1)
+    error = label - output
+    return output.builder.max(0.9 * error, -0.1 * error)
+
+def covered(output, label):                      # a metric: the share of labels below it
+    return output.builder.cast(label <= output, "float32")
+
+mx.fit(model, data, loss=pinball, measure=["mae", covered])
+```
+
+What a function makes of (batch, 1) and (batch,) would be (batch, batch), every output beside every label: that is
+refused. The first metric tells the best epoch; a function does so where it says which is better, as in
+`measure=[mx.metrics.OwnMetric(function=covered, larger=True)]`, else the loss does.
+
 Each loss is a function of `ai.onnxmx` in the step, with its equation in its documentation. Every loss takes `weight`,
 its share in a sum. Values and gradients are PyTorch's within 1e-5 (`tests/trainer/loss_references.py`), a metric over
 several batches is scikit-learn's over all samples at once (`tests/trainer/metric_references.py`).

@@ -155,6 +155,46 @@ def test_outputs_and_labels_by_name() -> None:
     assert run.history[-1]["loss"] < run.history[0]["loss"]
 
 
+def test_measured_beside_a_loss_of_ones_own() -> None:
+    """Labels (batch,) beside an output (batch, 1) are what built-in metrics take too."""
+    data, model = Dataset.from_arrays(X, X[:, 0]), L.Dense(1).build(x=("batch", 4))
+    found = mx.evaluate(model, data, loss=lambda y, t: (y[:, 0] - t) ** 2.0, measure=["mae", "r2"])
+    assert found["mean_absolute_error"] == pytest.approx(float(np.abs(model(X)[:, 0] - X[:, 0]).mean()), rel=1e-5)
+    chooser, classes = L.Dense(3).build(x=("batch", 4)), Dataset.from_arrays(X, DIGIT)
+    found = mx.evaluate(chooser, classes, loss=lambda y, t: y, measure=["accuracy"])
+    assert found["accuracy"] == pytest.approx(float((chooser(X).argmax(1) == DIGIT).mean()))
+    with pytest.raises(UsageError, match=r"loss of numbers has them; found output float32 \(batch, 3\), label"):
+        mx.evaluate(chooser, classes, loss=lambda y, t: y, measure=["mae"])
+
+
+def test_each_output_beside_every_label_is_refused() -> None:
+    """(batch, 1) and (batch,) would broadcast to all pairs, and train to something else in silence."""
+    data, model = Dataset.from_arrays(X, X[:, 0]), L.Dense(1).build(x=("batch", 4))
+    with pytest.raises(
+        ShapeError, match=r"crossing expected each output .* \(batch, batch\)[^$]*y\[:, None\]"
+    ) as caught:
+        mx.fit(model, data, loss=crossing, **QUICK)
+    assert "test_objective.py" in str(caught.value)
+    with pytest.raises(ShapeError, match="crossing expected each output beside its own label"):
+        mx.evaluate(model, data, measure=[crossing])
+    mx.fit(model, Dataset.from_arrays(X, X[:, :1]), loss=crossing, **QUICK)
+
+
+def crossing(output: Any, label: Any) -> Any:
+    return output.builder.reduce_mean((label - output) ** 2.0, keepdims=False)
+
+
+def test_which_epoch_is_best_by_a_function() -> None:
+    """One that does not say whether more is better leaves it to the loss."""
+    data = Dataset.from_arrays(X, X[:, :1])
+    model = L.Dense(1).build(x=("batch", 4))
+    options = QUICK | {"epochs": 3, "loss": fourth_power, "optimizer": mx.Adam(lr=0.05)}
+    for measure, best in ((fourth_power, 3), (mx.metrics.OwnMetric(function=fourth_power, larger=True), 1)):
+        run = mx.fit(model, data, validation=data, measure=[measure], **options)
+        assert run.best is not None
+        assert run.best["epoch"] == best
+
+
 OWN_BAD: list[tuple[Any, str]] = [
     (lambda a, b, c, d: a, "expected parameters with names among"),
     (lambda y, t: 3.0, "expected to return a value of the graph; found 3.0"),

@@ -51,18 +51,19 @@ SHORT = {"acc": Accuracy, "mae": MAE, "mse": MSE, "rmse": RMSE, "f1": FBeta}
 class OwnMetric(Mean):
     """The mean of what `function` returns, a value for each sample or element, or a scalar that is a mean already.
 
-    function: (output, label) -> value, as for a loss.   larger: whether more is better.
+    function: (output, label) -> value, as for a loss.
+    larger: whether more is better; where it is not said, the metric does not tell the best epoch.
     """
 
     function: Callable[..., Any]
-    larger: bool = True
+    larger: bool | None = None
     kind: ClassVar[str] = "custom"
 
     def usual_name(self) -> str:
         return called(self.function)
 
     @property
-    def larger_is_better(self) -> bool:  # type: ignore[override]
+    def larger_is_better(self) -> bool | None:  # type: ignore[override]
         return self.larger
 
     def terms(self, g: GraphBuilder, loss: Loss, outputs: Values, labels: Values) -> tuple[ir.Value, ir.Value]:
