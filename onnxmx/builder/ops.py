@@ -14,6 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.arguments import checked_methods
+from onnxmx.builder.source import user_line
+from onnxmx.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxmx.builder.graph import Value
@@ -106,8 +108,9 @@ class Ops:
     def where(self, condition: Arg, a: Arg, b: Arg) -> Value:
         return self.op("Where", condition, a, b)
 
-    def cast(self, x: Arg, to: ir.DataType) -> Value:
-        return self.op("Cast", x, to=int(to))
+    def cast(self, x: Arg, to: ir.DataType | str | type | np.dtype[Any]) -> Value:
+        """x in another element type, which numpy's names name too: "float32", "int64", "bool"."""
+        return self.op("Cast", x, to=int(to if isinstance(to, int) else _element_type(to)))
 
     def cast_like(self, x: Arg, like: ir.Value) -> Value:
         """`x` in the element type of `like`, which must be known."""
@@ -232,3 +235,15 @@ class Ops:
 
     def _only(self, xs: tuple[Arg, ...]) -> Value:
         return xs[0]  # type: ignore[return-value]  # the sum of one value is that value
+
+
+def _element_type(name: str | type | np.dtype[Any]) -> ir.DataType:
+    """Of a whole name: what "float" means numpy and ONNX do not agree on."""
+    try:
+        if name is not float and (not isinstance(name, str) or np.dtype(name).name == name):
+            return ir.DataType.from_numpy(np.dtype(name))
+    except TypeError:
+        pass
+    raise UsageError(
+        f"cast expected an element type; found {name!r}", at=user_line(), mend='For example "float32" or "int64".'
+    )

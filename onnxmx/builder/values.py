@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -28,6 +29,10 @@ class Value(ir.Value):
     __array_ufunc__ = None
 
     def __getattr__(self, name: str) -> NoReturn:
+        from onnxmx.builder.layers import ACTIVATIONS  # which are functions of Values
+
+        if name in ACTIVATIONS:
+            raise AttributeError(f"a value of a graph has no {name!r}: write mx.layers.{name}(x)")
         method = operator_named(f"reduce_{name}", name) or 'x.builder.op("Name", x), for any operator of ONNX'
         raise AttributeError(f"a value of a graph has no {name!r}: operators are methods of its builder, {method}")
 
@@ -70,7 +75,19 @@ class Value(ir.Value):
     def __neg__(self) -> Value:
         return self.builder.neg(self)
 
-    # Equality stays identity, which graphs are kept by: g.equal(x, y) compares elements.
+    # Equality of two Values stays identity, which graphs are kept by: g.equal(x, y) compares elements.
+    __hash__ = ir.Value.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        """Of a number, which no Value is: `tokens != 0` would be True in silence."""
+        if isinstance(other, int | float | np.ndarray | np.generic):
+            raise GraphError(
+                f"== and != in a graph expected no number; found {other!r} beside {describe(self)}",
+                at=user_line(),
+                mend='Write x.builder.equal(x, number), and x.builder.op("Not", ...) of it for !=.',
+            )
+        return self is other
+
     def __gt__(self, other: Arg) -> Value:
         return self.builder.greater(self, other)
 
@@ -107,19 +124,25 @@ _ELSEWHERE = {
     "arccos": "acos",
     "arcsin": "asin",
     "arctan": "atan",
+    "astype": "cast",
     "fabs": "abs",
     "float": "cast",
     "int": "cast",
+    "long": "cast",
     "maximum": "max",
     "minimum": "min",
+    "permute": "transpose",
     "power": "pow",
+    "view": "reshape",
 }
-"""What Python, math and numpy call functions that are operators here."""
+"""What Python, math, numpy and PyTorch call functions that are operators here."""
 
 
 def operator_named(*names: str) -> str | None:
     """How the first of these operators that there is is written in a graph: `x.builder.cos(x, ...)`; None for none."""
     for name in (_ELSEWHERE.get(n, n) for n in names):
+        if name == "cast":
+            return 'x.builder.cast(x, "float32")'
         if hasattr(Ops, name):
             return f"x.builder.{name}(x, ...)"
         if onnx.defs.has(name.capitalize()):

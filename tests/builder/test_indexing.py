@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx_ir
 import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import basic_indices
@@ -15,7 +16,7 @@ from hypothesis.extra.numpy import basic_indices
 import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.builder.graph import GraphBuilder
-from onnxmx.errors import GraphError, ShapeError
+from onnxmx.errors import GraphError, ShapeError, UsageError
 
 X = np.arange(2 * 3 * 5, dtype=np.float32).reshape(2, 3, 5)
 
@@ -103,11 +104,40 @@ def test_methods_of_other_libraries() -> None:
         x.reshape(3, 2)
     with pytest.raises(AttributeError, match=r"no 'mean': .*, x\.builder\.reduce_mean\(x, \.\.\.\)"):
         x.mean()
-    with pytest.raises(AttributeError, match=r"no 'tanh': .*, x\.builder\.op\("):
+    with pytest.raises(AttributeError, match=r"no 'tanh': write mx\.layers\.tanh\(x\)"):
         x.tanh()
+    with pytest.raises(AttributeError, match=r"no 'erf': .*, x\.builder\.op\("):
+        x.erf()
+    with pytest.raises(AttributeError, match=r"no 'astype': .*, x\.builder\.cast\(x, \"float32\"\)"):
+        x.astype("float32")
+    with pytest.raises(AttributeError, match=r"no 'view': .*, x\.builder\.reshape"):
+        x.view(6)
     with pytest.raises(AttributeError, match=r'the builder has no method \'tanh\': .*op\("Name", x\)'):
         g.tanh(x)
     assert not hasattr(x, "__array__")
+
+
+@pytest.mark.parametrize("number", [0, 1.5, True, np.float32(2), np.zeros(3)], ids=repr)
+def test_a_value_is_not_compared_with_a_number_in_silence(number: Any) -> None:
+    """`x != 0` would be True, and a mask of nothing."""
+    x = GraphBuilder().input("x", (2, 3))
+    for compare in (operator.eq, operator.ne):
+        for a, b in ((x, number), (number, x)):
+            with pytest.raises(GraphError, match=r"test_indexing\.py[^$]*x\.builder\.equal\(x, number\)"):
+                compare(a, b)
+    assert x == x
+    assert x != GraphBuilder().input("x", (2, 3))
+    assert x not in (None, "x")
+
+
+def test_element_types_by_name() -> None:
+    g = GraphBuilder()
+    x = g.input("x", (2, 3))
+    for to in ("int64", np.int64, np.dtype("int64"), onnx_ir.DataType.INT64):
+        assert g.cast(x, to).dtype == onnx_ir.DataType.INT64
+    for wrong in ("flaot", "float", float):
+        with pytest.raises(UsageError, match=r"cast expected an element type; found [^$]*\"float32\""):
+            g.cast(x, wrong)
 
 
 @pytest.mark.parametrize(
