@@ -24,6 +24,23 @@ def test_the_fifteen_lines_reach_their_figure_and_their_step_runs_alone(tmp_path
     assert (tmp_path / "digits.onnx").is_file()
     losses = re.findall(r"loss ([\d.]+)", run(str(ROOT / "examples/drive_step.py"), "runs/digits", folder=tmp_path))
     assert float(losses[-1]) < float(losses[0]) / 2
+    drives_the_step_as_its_page_says(tmp_path)
+
+
+def drives_the_step_as_its_page_says(folder: Path) -> None:
+    page = (ROOT / "docs/step.md").read_text()
+    (folder / "drive.py").write_text("".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)))
+    before = (folder / "digits.onnx").read_bytes()
+    assert run("drive.py", folder=folder).endswith("after 20 steps\n")
+    assert (folder / "digits.onnx").read_bytes() != before
+    try:
+        subprocess.run(["node", "-e", "require('onnxruntime-node')"], cwd=folder, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return  # Python alone
+    (folder / "drive.js").write_text(re.findall(r"```js\n(.*?)```", page, re.DOTALL)[0])
+    done = subprocess.run(["node", "drive.js"], cwd=folder, capture_output=True, text=True, check=False)
+    losses = re.findall(r"loss ([\d.]+)", done.stdout)
+    assert float(losses[-1]) < float(losses[0]), done.stderr
 
 
 def test_the_data_of_its_page_is_trained_on(tmp_path: Path) -> None:
