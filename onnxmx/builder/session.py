@@ -46,7 +46,8 @@ def open_session(
     lean: memory is taken as it is needed, not laid out by what the first run took and held beside that: a third less
     for ResNet-20 at 256, and 2.5% more time for a LeNet (docs/performance.md).
     profile: where to write a trace, the beginning of a file's path; `end_profiling` of the session gives the whole.
-    awake: worker threads wait a millisecond for the next run before they sleep: for runs that follow one another.
+    awake: worker threads wait a millisecond for the next run before they sleep: for runs that follow one another. Only
+    from ONNX Runtime 1.26 on.
     Raises GraphError when ONNX Runtime refuses the graph.
     """
     ort = runtime()
@@ -57,6 +58,7 @@ def open_session(
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile
     # Left alone, threads of an idle session go on spinning for 45 ms and slow down the others of the process.
+    awake = awake and spins_as_long_as_it_is_told(ort.__version__)
     options.add_session_config_entry("session.force_spinning_stop", "0" if awake else "1")
     if awake:
         options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
@@ -65,6 +67,12 @@ def open_session(
     expected = f"expected a graph that ONNX Runtime {ort.__version__} can run"
     with run_errors(expected, GraphError, mend="A newer onnxruntime may know its operators."):
         return ort.InferenceSession(graph, options, providers=names, disabled_optimizers=known)
+
+
+def spins_as_long_as_it_is_told(version: str) -> bool:
+    """Whether this ONNX Runtime knows spin_duration_us: an older one passes over it, and spins on."""
+    major, minor, *_ = version.split(".")
+    return (int(major), int(minor)) >= (1, 26)
 
 
 @contextmanager

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 
 import onnxmx.builder.layers as L
 from onnxmx.builder.model import build
-from onnxmx.builder.session import open_session, providers, run_errors
+from onnxmx.builder.session import open_session, providers, run_errors, spins_as_long_as_it_is_told
 from onnxmx.builder.source import line_of, user_line
 from onnxmx.errors import DataError, GraphError, MissingExtraError, UsageError
 
@@ -38,6 +40,27 @@ def test_a_gpu_multiplies_in_full_precision_unless_asked(
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     assert providers(provider) == [("CUDAExecutionProvider", {"use_tf32": flag}), ("CPUExecutionProvider", {})]
+
+
+@pytest.mark.parametrize(
+    ("version", "knows"), [("1.19.2", False), ("1.25.1", False), ("1.26.0", True), ("1.31.1.dev20261101", True)]
+)
+def test_threads_wait_awake_where_the_runtime_ends_it(version: str, knows: bool) -> None:
+    assert spins_as_long_as_it_is_told(version) is knows
+
+
+def test_the_threads_of_an_idle_session_sleep() -> None:
+    """Those of a step too, within a millisecond and some: of ONNX Runtime's own 45 ms others would feel each one."""
+    x = np.ones((256, 512), np.float32)
+    model = build(L.Sequential(L.Dense(512), L.Dense(512)), x=("batch", 512)).to_bytes()
+    for awake in (False, True):
+        session, used = open_session(model, threads=2, awake=awake), []
+        for _ in range(5):
+            session.run(None, {"x": x})
+            start = time.process_time()
+            time.sleep(0.05)
+            used.append(time.process_time() - start)
+        assert min(used) < 0.01
 
 
 def test_a_graph_that_is_refused() -> None:
