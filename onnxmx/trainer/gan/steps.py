@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import onnx_ir as ir
 from onnxmx.builder.graph import Value
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.model import Model
-from onnxmx.errors import ShapeError, UsageError
+from onnxmx.errors import OnnxmxWarning, ShapeError, UsageError
 from onnxmx.trainer.joint import Joint, Nets
 from onnxmx.trainer.losses import NonSaturatingGAN, Spec, WassersteinGAN
 from onnxmx.trainer.step import StepGraph
@@ -56,7 +57,17 @@ class Game:
         object.__setattr__(self, "penalty", weight)
 
     def steps(self, nets: Joint, batch_size: int, batches: int, provider: str = "cpu") -> dict[str, StepGraph]:
-        """Both steps by name, that of the discriminator first. batches: those of the whole run."""
+        """Both steps by name, that of the discriminator first. batches: those of the whole run.
+
+        Warns of a penalty beside batch normalization in the discriminator.
+        """
+        if self.penalty and any(n.op_type == "BatchNormalization" for n in nets.models[DISCRIMINATOR].ir.graph):
+            warnings.warn(
+                "a gradient penalty judges each image by itself, and the discriminator's BatchNorm mixes those of a "
+                "batch: leave it out or take LayerNorm (Gulrajani et al. 2017, section 4)",
+                OnnxmxWarning,
+                stacklevel=5,  # past fit_gan, and the check of its arguments
+            )
         image, code = nets.models[DISCRIMINATOR].inputs, nets.models[GENERATOR].inputs
         ((name, port),) = image.items()
         ((_, noise),) = code.items()
