@@ -60,7 +60,7 @@ def test_the_threads_of_an_idle_session_sleep() -> None:
             start = time.process_time()
             time.sleep(0.05)
             used.append(time.process_time() - start)
-        assert min(used) < 0.01
+        assert float(np.median(used)) < 0.01
 
 
 def test_a_graph_that_is_refused() -> None:

@@ -119,6 +119,20 @@ def test_the_thread_runs_ahead_but_not_far(watched, prefetch):
             assert taken + prefetch // 2 < Watched.made <= taken + prefetch
 
 
+def test_the_thread_wakes_up_for_half_of_its_batches(monkeypatch):
+    woken = []
+
+    class Counted(threading.Condition):
+        def notify(self, n=1):
+            woken.append(n)
+            super().notify(n)
+
+    monkeypatch.setattr(threading, "Condition", Counted)
+    for _ in Loader(DATA, 2, prefetch=16).epoch(0):
+        time.sleep(0.001)  # a step takes longer than a batch
+    assert len(woken) < 30  # of 52 batches
+
+
 def test_as_many_batches_wait_as_memory_allows():
     image = np.zeros((40, 3, 512, 512), np.uint8)  # 3 MB a sample once it is float32
     large = Dataset.from_arrays({"image": image}, np.zeros(40, np.int64))

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+import onnxmx as mx
+from onnxmx import layers as L
 from onnxmx.builder.graph import GraphBuilder
 from onnxmx.trainer.autodiff.rules.kept import keeps_steps, with_steps_kept
 from tests.trainer.nets import run_graph
@@ -63,3 +66,21 @@ def test_all_outputs_are_those_of_the_operator(direction: str, kind: str, given:
 )
 def test_other_cells_and_lengths_stay_as_they_are(kind: str, given: str, attributes: dict[str, Any]) -> None:
     assert not keeps_steps(operator(GraphBuilder(), kind, "forward", given, **attributes)[0].producer())
+
+
+@pytest.mark.parametrize(
+    ("layer", "kept"),
+    [
+        (L.LSTM(3), "LSTMSteps"),
+        (L.GRU(3), "GRUSteps"),
+        (L.GRU(3, reset_after=False), "GRU"),
+        (L.LSTM(3, checkpoint=True), "LSTMSteps"),
+    ],
+    ids=["lstm", "gru", "gru that resets before the product", "lstm with checkpoint=True"],
+)
+def test_a_step_keeps_the_steps(layer: L.Layer, kept: str) -> None:
+    """Without, it computes the same in more time."""
+    model = layer.build(x=("batch", 4, 2))
+    step = onnx.load_from_string(mx.compile_step(model, loss="mean_squared_error", optimizer=mx.SGD(0.1)).data)
+    nodes = [node for graph in (step.graph, *step.functions) for node in graph.node]
+    assert {node.op_type for node in nodes} & {"LSTM", "GRU", "LSTMSteps", "GRUSteps"} == {kept}
