@@ -138,7 +138,7 @@ def test_a_penalty_goes_through_batch_norm_too() -> None:
     with pytest.warns(OnnxmxWarning, match="BatchNorm"):
         steps = Game("wasserstein_gan").steps(joint, 4, 1)
     engine = joint.start(steps, threads=1)
-    found = engine.step(cloud().batch(slice(4)), "discriminator")
+    found = engine.step({"x": cloud().inputs["x"][:4]}, "discriminator")
     assert np.isfinite(found["loss"])
     assert found["grad_norm"] > 0
     assert engine.state()["discriminator.1.running_var"].min() != 1.0
