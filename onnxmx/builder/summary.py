@@ -21,13 +21,15 @@ _MOVES = {"Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "
 class Row:
     """One layer with nodes of its own. flops counts a multiply-add as two, for one sample.
 
-    output: the shape of its last value. trainable, frozen: how its parameters divide. statistics: the numbers that
-    batch normalization keeps of its inputs; they are no parameters.
+    output: the shape of its last value, which the node at `place` of the graph computes.
+    trainable, frozen: how its parameters divide.   statistics: the numbers that batch normalization keeps of its
+    inputs; they are no parameters.
     """
 
     layer: str
     operators: list[str] = field(default_factory=list)
     output: str = ""
+    place: int = -1
     parameters: int = 0
     trainable: int = 0
     frozen: int = 0
@@ -41,6 +43,7 @@ class Branch:
 
     name: str
     output: str = ""
+    place: int = -1
     parameters: int = 0
     trainable: int = 0
     frozen: int = 0
@@ -51,7 +54,8 @@ class Branch:
 
     def add(self, row: Row, path: list[str]) -> None:
         """Count `row` in, and put it at `path` below this layer."""
-        self.output = row.output or self.output
+        if row.place > self.place:
+            self.output, self.place = row.output, row.place
         self.parameters += row.parameters
         self.trainable += row.trainable
         self.frozen += row.frozen
@@ -144,11 +148,11 @@ def summarize(
     seen: set[str] = set()
     activation_bytes = 0.0
     graph = model.graph
-    for node, layer in with_layers(graph):
+    for place, (node, layer) in enumerate(with_layers(graph)):
         row = rows.setdefault(layer, Row(layer))
         row.operators.append(node.op_type)
         out = node.outputs[0]
-        row.output = show_shape(out.shape)
+        row.output, row.place = show_shape(out.shape), place
         row.flops += _flops(node)
         activation_bytes += _elements(out.shape) * (out.dtype.itemsize if out.dtype is not None else 4)
         for value in node.inputs:

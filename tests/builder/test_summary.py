@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxmx.builder.layers as L
-from onnxmx.builder.model import Model, from_bytes
+from onnxmx.builder.model import Model, build, from_bytes
 from onnxmx.builder.summary import layer_of
 
 
@@ -32,6 +33,20 @@ def test_a_tree_of_layers() -> None:
     assert (outer["statistics"], head["statistics"], found["statistics"]) == (8, 0, 8)
     assert outer["flops"] + head["flops"] == found["flops"]
     assert outer["output"] == "(batch, 4)"
+
+
+def test_the_output_of_a_layer_that_goes_on_after_those_inside_it() -> None:
+    def gated(x: Any, side: Any) -> Any:
+        y = L.relu(L.Conv2D(8, 3, padding=1)(x))
+        gate = L.Reshape(8, 1, 1)(L.Dense(8, activation="sigmoid")(side))
+        return L.relu(y * gate)
+
+    def net(x: Any, side: Any) -> Any:
+        return L.Flatten()(L.Lambda(gated, name="gated")(x, side))
+
+    model = build(net, x=("batch", 1, 6, 6), side=("batch", 2))
+    found = {branch["name"]: branch for branch in model.summary().to_dict()["tree"]}
+    assert found["gated"]["output"] == "(batch, 8, 6, 6)"
 
 
 def test_running_statistics_are_no_parameters() -> None:
