@@ -200,7 +200,7 @@ def resume(
     if not isinstance(data, Dataset):
         raise UsageError(
             f"{run.path} expected the data that the run was started with; found {type(data).__name__}",
-            mend=f"For example {run.resumption}, with validation=... where it had that.",
+            mend=f"For example {run.resumption}.",
         )
     if not run.started:
         raise CheckpointError(f"{run.path} expected a run that has started; found none", mend="Train it by fit first.")

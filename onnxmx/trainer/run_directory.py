@@ -71,7 +71,11 @@ class RunDirectory:
         """What to type to go on with this run."""
         if self.config.is_file():
             return f"onnxmx train --resume {self.path}"
-        return f"mx.resume({str(self.path)!r}, data)"
+        try:
+            validated = self.identity().get("validation_digest") is not None
+        except CheckpointError:
+            validated = False
+        return f"mx.resume({str(self.path)!r}, data{', validation=...' if validated else ''})"
 
     def claim(self, *, configured: bool = False, overwrite: bool = False) -> None:
         """Raises CheckpointError where another run lives here: nothing of a user's is overwritten.
@@ -199,8 +203,10 @@ class RunDirectory:
             version = made.get("onnxruntime")
             other = version and version != identity.get("onnxruntime")
             install = f"Install onnxruntime {version}, which the run was started with, or start a new run."
+            forgotten = made.get("validation_digest") and not identity.get("validation_digest")
             raise CheckpointError(
-                f"{path} belongs to a run that differs in {', '.join(differ)}", mend=install if other else _SAME
+                f"{path} belongs to a run that differs in {', '.join(differ)}",
+                mend=install if other else f"Go on with it: {self.resumption}." if forgotten else _SAME,
             )
         try:
             return arrays, Position(**header.get("position", {}))

@@ -245,13 +245,22 @@ def test_the_first_value_that_is_not_a_number() -> None:
         mx.fit(model.with_parameters({"0.weight": weights}), TRAIN, **QUICK)
 
 
+def test_a_run_with_validation_says_so_where_it_is_forgotten(tmp_path: Path) -> None:
+    mx.fit(blob_net(), TRAIN, validation=TEST, out=tmp_path / "r", **QUICK)
+    for again in (lambda out: mx.resume(out, TRAIN), lambda out: mx.fit(blob_net(), TRAIN, out=out, **QUICK)):
+        with pytest.raises(CheckpointError, match=r"Go on with it: mx\.resume\('.*r', data, validation=\.\.\.\)"):
+            again(tmp_path / "r")
+
+
 def test_a_run_of_fit_goes_on_from_python(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options: dict[str, Any] = {"validation": TEST, "log_every": 2}
     done = mx.fit(blob_net(), TRAIN, optimizer=mx.Adam(lr=0.05), out=whole, loss=square, **options, **QUICK)
     shutil.copytree(whole, cut)
     next(iter(sorted((cut / "checkpoints").iterdir(), reverse=True))).unlink()  # back to the end of the second epoch
-    with pytest.raises(UsageError, match=r"expected the data .*\n  For example mx\.resume\('.*cut', data\)"):
+    with pytest.raises(
+        UsageError, match=r"expected the data .*\n  For example mx\.resume\('.*cut', data, validation=\.\.\.\)"
+    ):
         mx.resume(cut)
     with pytest.raises(UsageError, match="trained with a loss that its file does not hold: custom:square"):
         mx.resume(cut, TRAIN, progress=False, **options)
@@ -259,7 +268,7 @@ def test_a_run_of_fit_goes_on_from_python(tmp_path: Path) -> None:
     assert (again.history, again.best) == (done.history, done.best)
     for name in ("last.onnx", "model.onnx", "metrics.jsonl", "checkpoints/step-18.safetensors"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
-    with pytest.raises(CheckpointError, match=r"Go on with it: mx\.resume\('.*whole', data\)"):
+    with pytest.raises(CheckpointError, match=r"Go on with it: mx\.resume\('.*whole', data, validation=\.\.\.\)"):
         mx.fit(blob_net(), TRAIN, out=whole, **QUICK)
     with pytest.raises(CheckpointError, match="a run that has started; found none"):
         mx.resume(tmp_path / "none", TRAIN)
