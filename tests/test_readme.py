@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxmx as mx
+from onnxmx import layers as L
+
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
@@ -59,6 +62,29 @@ def test_the_gradients_of_their_page_are_taken(tmp_path: Path) -> None:
     (tmp_path / "lines.py").write_text(lines)
     assert run("lines.py", folder=tmp_path).split() == ["[6.", "0.", "0.", "0.]"]
     assert (tmp_path / "slopes.onnx").is_file()
+
+
+def test_layers_of_ones_own_are_trained_as_their_page_says(tmp_path: Path) -> None:
+    page = (ROOT / "docs/own-layers.md").read_text()
+    (tmp_path / "lines.py").write_text("".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)))
+    assert re.search(r"^gated .*\(batch, 8, 4, 4\)", run("lines.py", folder=tmp_path), re.MULTILINE)
+    assert (tmp_path / "runs/gated/model.onnx").is_file()
+
+
+def test_what_is_to_be_written_for_what_one_knows_builds() -> None:
+    page = (ROOT / "docs/own-layers.md").read_text()
+    here = [row.split(" | ")[-1] for row in page.splitlines() if row.startswith("| `")]
+    lines = [code for cell in here for code in re.findall(r"`((?:L|g|x\.builder)\.[^`]*\))`", cell)]
+    assert len(lines) >= 10
+
+    def net(x: L.Value) -> L.Value:
+        g = x.builder
+        for line in lines:
+            # pairs of one shape, a condition and a size, as the table calls them
+            eval(line, {"L": L, "g": g, "mx": mx, "x": x, "a": x, "b": x, "c": x > 0, "n": 3})
+        return x
+
+    mx.build(net, x=("batch", 4, 2))
 
 
 def test_a_model_of_ones_own_is_a_layer_in_a_file(tmp_path: Path) -> None:

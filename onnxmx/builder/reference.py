@@ -28,7 +28,7 @@ A layer is called on graph values and gives one; called twice, it shares its par
 which its parameters and nodes are named after; without it they are named by their place. With `checkpoint=True`
 training computes what is inside a layer again instead of keeping it ([gradients.md](gradients.md#less-memory)). An
 activation is a name, or any function of a value; an initializer is a name, or any function of a shape and a random
-generator. The names in the examples are those of `L`.
+generator. The names in the examples are those of `L`. Layers of your own: [own-layers.md](own-layers.md).
 """
 
 SECTIONS = {
