@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +52,10 @@ FOREIGN: dict[str, tuple[Callable[[], Any], str, str]] = {
     "a dataset": (lambda: mx.data.Dataset.from_arrays(x=ANY), "from_arrays expected", r"Write inputs=\.\.\."),
     # other calls that do not fit
     "too few": (lambda: L.Conv2D(8), "Conv2D expected 'kernel'; found none", r"Call it as Conv2D\(channels, kernel\)"),
+    "none at all": (lambda: L.Conv2D(), "Conv2D expected 'channels' and 'kernel'; found", r"Conv2D\(channels, k"),
+    "none of a schedule": (lambda: mx.ReduceOnPlateau(), "ReduceOnPlateau expected 'rate'; found none", "Call it as"),
+    "none of an initializer": (lambda: mx.init.constant(), "constant expected 'value'; found none", "Call it as"),
+    "torch deviation": (lambda: mx.init.normal(sd=1), "normal expected arguments among std; found 'sd'", "mean 'std'"),
     "too few by name": (lambda: mx.grad(ANY), "grad expected 'wrt'; found none", r"grad\(model, wrt=\.\.\.\)"),
     "too many": (lambda: L.Dense(3, 4), "expected units by place; found 2 values", "Give the others by name"),
     "any at all": (lambda: mx.Callback(3), "Callback expected nothing by place; found 1 value$", "Leave"),
@@ -96,6 +101,7 @@ def test_a_copy_needs_no_arguments() -> None:
     assert copy.deepcopy(adam) == pickle.loads(pickle.dumps(adam)) == replace(adam) == adam
     assert copy.copy(L.Conv2D(4, 3)) == L.Conv2D(4, 3)
     assert pickle.loads(pickle.dumps(mx.fit)) is mx.fit
+    assert copy.deepcopy(L.Dense(3)) == L.Dense(3)
     with pytest.raises(UsageError, match="found 'learning_rate'"):
         replace(adam, learning_rate=1)  # type: ignore[call-arg]
 
@@ -122,6 +128,10 @@ def test_classes_of_ones_own() -> None:
         def forward(self, x: Value) -> Value:
             return x * self.factor
 
+    class Abstract(L.Layer, ABC):
+        pass
+
+    assert Abstract().name is None
     assert Plain("a", b=3).given == (("a",), {"b": 3})
     assert Without(3).size == Without(size=4).size - 1
     assert Scale(3.0, name="s").factor == 3.0
@@ -131,6 +141,8 @@ def test_classes_of_ones_own() -> None:
 
 def test_signatures_stay_visible() -> None:
     assert list(inspect.signature(mx.Adam).parameters)[:3] == ["lr", "beta1", "beta2"]
+    assert list(inspect.signature(L.Layer).parameters) == ["name", "checkpoint"]
+    assert not inspect.signature(mx.Callback).parameters
     assert inspect.signature(mx.fit).parameters["epochs"].default == 1
     assert issubclass(mx.Adam, CheckedArguments)
     assert "passes over the data" in str(inspect.getdoc(mx.fit))

@@ -68,6 +68,14 @@ TABLE: dict[str, tuple[Callable[[], Any], str]] = {
     "a number as a type": (lambda: made(lambda x: x.builder.cast(x, 1.5)), "cast expected .*; found 1.5"),
     "a number as a shape": (lambda: made(lambda x: x * x.builder.parameter("w", 4, "he")), "shape as a list; found 4"),
     "no data to evaluate on": (lambda: mx.Trainer(blob_net(), threads=1).evaluate(THREE), "data as a Dataset; found 3"),
+    "text as a flag": (lambda: mx.Adam(amsgrad="zz"), "Adam expected amsgrad as True or False; found 'zz'"),  # type: ignore[arg-type]
+    "a number as a flag": (lambda: L.Dense(3, bias=2), "Dense expected bias as True or False; found 2"),  # type: ignore[arg-type]
+    "text as a flag of a function": (lambda: mx.fit(blob_net(), DATA, overwrite="no"), "overwrite as True or False"),  # type: ignore[arg-type]
+    "an array to activate": (lambda: L.relu(np.zeros(3)), "relu expected x as a Value; found ndarray"),  # type: ignore[arg-type]
+    "a class as the loss": (lambda: mx.fit(blob_net(), DATA, loss=mx.losses.Huber), "found the class Huber"),
+    "another class as the loss": (lambda: mx.fit(blob_net(), DATA, loss=dict), "loss expected a loss; found the class"),
+    "a class as a metric": (lambda: mx.fit(blob_net(), DATA, measure=[mx.metrics.MSE]), "found the class MSE"),
+    "one class as metrics": (lambda: mx.evaluate(blob_net(), DATA, measure=dict), "a metric; found the class dict"),  # type: ignore[arg-type]
     "an initializer's file": (lambda: mx.init.file(THREE), "file expected path as text or a path"),
 }  # fmt: skip
 
@@ -129,6 +137,10 @@ def test_lists_of_several_lengths() -> None:
 def test_it_points_at_the_line() -> None:
     Bad(lambda: mx.grad(FILE, wrt="x"), UsageError, "mx.load").provoke()
     Bad(lambda: mx.Adam(groups=THREE), UsageError, "See help").provoke()
+    Bad(lambda: L.relu(THREE), UsageError, "build a model first").provoke()
+    Bad(lambda: mx.Adam(amsgrad=THREE), UsageError, "See help").provoke()
+    Bad(lambda: mx.fit(blob_net(), DATA, loss=mx.losses.Huber), UsageError, r"Call it: Huber\(\)").provoke()
+    Bad(lambda: mx.fit(blob_net(), DATA, measure=[mx.metrics.MSE]), UsageError, r"Call it: MSE\(\)").provoke()
 
 
 @pytest.mark.parametrize("options", [{"progress": False}, {"progress": 0}, {"progress": np.False_, "logs": set()}])
@@ -157,7 +169,8 @@ def test_what_a_function_of_ones_own_raises_stays() -> None:
 @pytest.mark.parametrize(
     ("value", "hint", "yes"),
     [
-        (3, float, True), (np.float32(3), float, True), (True, int, False), (np.int64(3), int, True), ("3", int, False),
+        (3, float, True), (np.bool_(True), bool, True), (1, bool, True), (2, bool, False), ("a", bool, False),
+        (np.float32(3), float, True), (True, int, False), (np.int64(3), int, True), ("3", int, False),
         (None, int | None, True), ("a", int | None, False), ("a", Sequence[str], False), (["a"], Sequence[str], True),
         (("a",), tuple[str, ...], True), ({"a": 1}, Mapping[str, int], True), (3, Mapping[str, int], False),
         (len, Callable[..., int], True), (3, Callable[..., int], False), (3, Any, True), ("b", Literal["a", "b"], True),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+from abc import ABCMeta
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from onnxmx.builder.source import raised_at, user_line
 from onnxmx.builder.synonyms import instead_of
@@ -20,11 +21,30 @@ R = TypeVar("R")
 C = TypeVar("C")
 
 
-class CheckedArguments:
+class _Called(ABCMeta):
+    """A class whose call is checked. Not its `__new__`: a copy is made through that, without arguments."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        takes = _constructor(cls)
+        if takes is not None:
+            if not takes.fit(args, kwargs):
+                raise _refused(cls.__name__, takes, args, kwargs)
+            _check_flags(cls.__name__, _maker(cls), takes, args, kwargs)
+        return super().__call__(*args, **kwargs)
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """That of the constructor; `inspect` would give that of `__call__`."""
+        maker = _maker(cls)
+        parameters = [*inspect.signature(maker).parameters.values()][1:] if maker is not object.__new__ else []
+        return inspect.Signature(parameters)
+
+
+class CheckedArguments(metaclass=_Called):
     """A class whose constructor raises UsageError, at the user's line, for arguments that it does not take.
 
-    It looks at a constructor that is given any: a copy is made without. Where a constructor of ours stumbles over an
-    argument that is not of the kind that its annotation says, that is the error.
+    So it does for what is neither True nor False where one of them is asked for. Where a constructor of ours stumbles
+    over an argument that is not of the kind that its annotation says, that is the error.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -34,23 +54,18 @@ class CheckedArguments:
                 if name in cls.__dict__:
                     setattr(cls, name, _explained(cls.__dict__[name]))
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        if args or kwargs:
-            takes = _constructor(cls)  # type: ignore[arg-type]  # a class is hashable
-            if takes is not None and not takes.fit(args, kwargs):
-                raise _refused(cls.__name__, takes, args, kwargs)
-        return super().__new__(cls)
-
 
 def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
     """A function that raises UsageError, at the user's line, for arguments that it does not take.
 
     Where it stumbles over one that is not of the kind that its annotation says, that is the error. What works is not
-    looked at.
+    looked at, but what is to be True or False: any value works as one of them.
     """
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        if kwargs:
+            _check_flags(function.__name__, function, _parameters(function), (), kwargs)
         try:
             return function(*args, **kwargs)
         except _STUMBLES as error:
@@ -106,11 +121,15 @@ def _explained(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class _Takes(NamedTuple):
-    """What a callable takes. places: the parameters that may be given by place, None where that is any number."""
+    """What a callable takes.
+
+    places: the parameters that may be given by place, None where that is any number.   flags: those that are a bool.
+    """
 
     names: tuple[str, ...]
     places: tuple[str, ...] | None
     required: frozenset[str]
+    flags: frozenset[str]
     any_name: bool
 
     def fit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -126,12 +145,19 @@ class _Takes(NamedTuple):
 @functools.cache
 def _constructor(cls: type) -> _Takes | None:
     """What the constructor of `cls` takes; None where a class of the user's checks that for itself."""
-    if cls.__init__ is object.__init__:  # type: ignore[misc]  # the comparison is all that is done with it
-        inherited = cls.__new__ is CheckedArguments.__new__  # type: ignore[comparison-overlap]
-        return _Takes((), (), frozenset(), False) if inherited else None
-    return _parameters(cls.__init__)  # type: ignore[misc]
+    maker = _maker(cls)
+    if maker is object.__new__:
+        return _Takes((), (), frozenset(), frozenset(), False)
+    return _parameters(maker) if maker.__name__ == "__init__" else None
 
 
+def _maker(cls: Any) -> Callable[..., Any]:
+    """What takes the arguments of a constructor: `__init__`, or `__new__` where a class has no other."""
+    found: Callable[..., Any] = cls.__new__ if cls.__init__ is object.__init__ else cls.__init__
+    return found
+
+
+@functools.cache
 def _parameters(function: Callable[..., Any]) -> _Takes:
     found = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
     named = [p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -140,8 +166,21 @@ def _parameters(function: Callable[..., Any]) -> _Takes:
         tuple(p.name for p in named),
         None if inspect.Parameter.VAR_POSITIONAL in kinds else tuple(p.name for p in named if p.kind != p.KEYWORD_ONLY),
         frozenset(p.name for p in named if p.default is p.empty),
+        frozenset(p.name for p in named if p.annotation in ("bool", bool)),
         inspect.Parameter.VAR_KEYWORD in kinds,
     )
+
+
+def _check_flags(name: str, of: Any, takes: _Takes, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raises UsageError for what is neither True nor False where `of` asks for one of them."""
+    if not takes.flags:
+        return
+    for flag, value in (*zip(takes.places or (), args, strict=False), *kwargs.items()):
+        if flag in takes.flags and not isinstance(value, bool):
+            from onnxmx.builder.kinds import wrong_kind
+
+            if refused := wrong_kind(name, of, [(flag, value)]):
+                raise refused
 
 
 def _refused(name: str, takes: _Takes, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> UsageError:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxmx.builder.arguments import checked_arguments
+from onnxmx.builder.literals import is_number
 from onnxmx.builder.source import user_line
 from onnxmx.errors import DataError, UsageError, unknown_name
 
@@ -21,33 +22,43 @@ Array = np.ndarray[Any, Any]
 Initializer = Callable[[tuple[int, ...], np.random.Generator], Array]
 
 
+@checked_arguments
 def constant(value: float) -> Initializer:
     """Every element is `value`."""
+    _check_number("constant", "value", value, finite=False)
     return lambda shape, random: np.full(shape, value, np.float32)
 
 
+@checked_arguments
 def zeros() -> Initializer:
     """Every element is 0."""
     return constant(0.0)
 
 
+@checked_arguments
 def ones() -> Initializer:
     """Every element is 1."""
     return constant(1.0)
 
 
+@checked_arguments
 def uniform(scale: float = 0.07) -> Initializer:
     """Uniform in [-scale, scale)."""
+    _check_number("uniform", "scale", scale, low=0.0)
     return lambda shape, random: random.uniform(-scale, scale, shape)
 
 
+@checked_arguments
 def normal(std: float = 0.01) -> Initializer:
     """Normal with mean 0 and the given standard deviation."""
+    _check_number("normal", "std", std, low=0.0)
     return lambda shape, random: random.normal(0.0, std, shape)
 
 
+@checked_arguments
 def truncated_normal(std: float = 0.01) -> Initializer:
     """Normal with mean 0 and standard deviation `std`; what falls beyond two deviations is drawn again."""
+    _check_number("truncated_normal", "std", std, low=0.0)
 
     def draw(shape: tuple[int, ...], random: np.random.Generator) -> Array:
         found = np.asarray(random.normal(0.0, std, shape))
@@ -58,6 +69,7 @@ def truncated_normal(std: float = 0.01) -> Initializer:
     return draw
 
 
+@checked_arguments
 def xavier() -> Initializer:
     """Uniform with variance 2 / (fan_in + fan_out).   Source: Glorot & Bengio 2010, eq. 16."""
 
@@ -69,11 +81,13 @@ def xavier() -> Initializer:
     return draw
 
 
+@checked_arguments
 def he(slope: float = 0.0) -> Initializer:
     """Normal with variance 2 / ((1 + slope^2) fan_in); `slope` is the leaky ReLU's.   Source: He et al. 2015, eq. 14.
 
     MXNet calls it MSRAPrelu, PyTorch kaiming_normal.
     """
+    _check_number("he", "slope", slope)
 
     def draw(shape: tuple[int, ...], random: np.random.Generator) -> Array:
         fan_in, _ = fans(shape)
@@ -85,8 +99,10 @@ def he(slope: float = 0.0) -> Initializer:
 msra = he
 
 
+@checked_arguments
 def orthogonal(gain: float = 1.0) -> Initializer:
     """Orthogonal rows or columns, whichever are fewer, over (shape[0], the rest).   Source: Saxe et al. 2014."""
+    _check_number("orthogonal", "gain", gain)
 
     def draw(shape: tuple[int, ...], random: np.random.Generator) -> Array:
         rows, columns = math.prod(shape[:1]), math.prod(shape[1:])
@@ -97,12 +113,14 @@ def orthogonal(gain: float = 1.0) -> Initializer:
     return draw
 
 
+@checked_arguments
 def forget_bias(value: float = 1.0) -> Initializer:
     """Zeros, and `value` for an LSTM's forget gate, the third of four (i, o, f, c), so that it starts by remembering.
 
     shape: (4 units,), or an operator's (directions, 8 units): the input's bias, which gets it, and the recurrent one.
     Raises UsageError for another shape, when it is drawn.   Source: Jozefowicz et al. 2015.
     """
+    _check_number("forget_bias", "value", value)
 
     def draw(shape: tuple[int, ...], random: np.random.Generator) -> Array:
         if len(shape) not in (1, 2) or shape[-1] % (4 * len(shape)):
@@ -117,6 +135,7 @@ def forget_bias(value: float = 1.0) -> Initializer:
     return draw
 
 
+@checked_arguments
 def bilinear() -> Initializer:
     """The kernel that enlarges each channel on its own by linear interpolation, for a transposed convolution.
 
@@ -137,9 +156,20 @@ def bilinear() -> Initializer:
     return draw
 
 
+@checked_arguments
 def array(values: Any) -> Initializer:
-    """The numbers of an array, whose shape must be the parameter's."""
-    return lambda shape, random: np.asarray(values, np.float32)
+    """The numbers of an array, whose shape must be the parameter's. Raises UsageError for what holds none."""
+    try:
+        numbers = np.asarray(values)
+    except (ValueError, TypeError):  # lists of several lengths
+        numbers = np.array(None)
+    if numbers.dtype.kind in "OUScmM":  # not "biuf": bfloat16 has none of these letters
+        raise UsageError(
+            f"init.array expected an array of numbers; found {type(values).__name__}",
+            at=user_line(),
+            mend="Such as init.array(numpy.load('weight.npy')).",
+        )
+    return lambda shape, random: np.asarray(numbers, np.float32)
 
 
 @checked_arguments
@@ -192,6 +222,14 @@ def get(init: str | Initializer, *, at: str | None = None) -> Initializer:
             mend=f"There are: {', '.join(NAMED)}; a number is init.constant(number).",
         )
     return init
+
+
+def _check_number(name: str, what: str, value: float, *, low: float = -math.inf, finite: bool = True) -> None:
+    """Raises UsageError unless the parameter `what` of an initializer is a number of at least `low`."""
+    if not (is_number(value) and value >= low and (math.isfinite(value) or not finite)):
+        expected = f"a {'finite ' if finite else ''}number{f' of at least {low:g}' if low > -math.inf else ''}"
+        mend = f"Such as init.{name}(0.1)."
+        raise UsageError(f"init.{name} expected {what} as {expected}; found {value!r}", at=user_line(), mend=mend)
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -65,10 +65,10 @@ def fits(value: Any, hint: Any) -> bool:
         return value in get_args(hint)
     if hint is float:
         return is_number(value)
-    if hint is bool:
-        return isinstance(value, (bool, np.bool_))
     if hint is int:
         return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if hint is bool:
+        return isinstance(value, (bool, np.bool_)) or (isinstance(value, int) and value in (0, 1))
     kind = NoneType if hint is None else get_origin(hint) or hint
     if not isinstance(kind, type):
         return True
@@ -112,5 +112,6 @@ _MENDS = {
     "Model": "mx.load('lenet.onnx') reads one; net.build(x=('batch', 4)) makes one of a layer.",
     "Dataset": "Make one of arrays: mx.data.Dataset.from_arrays(x, labels).",
     "PathLike": "Such as 'lenet.onnx'.",
+    "Value": "To run on arrays, build a model first: model = net.build(x=(...)); model(array).",
     "Optimizer": "Such as mx.Adam(1e-3).",
 }

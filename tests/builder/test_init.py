@@ -13,6 +13,7 @@ import pytest
 import onnxmx.builder.layers as L
 from onnxmx.builder import init
 from onnxmx.errors import DataError, UsageError
+from tests.builder.bad_input import Bad
 
 Array = np.ndarray[Any, Any]
 DENSE, CONV = (300, 200), (64, 32, 3, 3)
@@ -90,6 +91,25 @@ def test_parameters_of_initializers() -> None:
     assert is_orthogonal(init.orthogonal(gain=3.0)(DENSE, random) / 3)
     assert uniform_within(0.5)(init.uniform(0.5)(DENSE, random))
     assert normal_of(2.0)(init.normal(2.0)(DENSE, random))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: init.normal("a"), "init.normal expected std as a finite number of at least 0; found 'a'"),  # type: ignore[arg-type]
+        (lambda: init.truncated_normal(-1.0), "truncated_normal expected std as .* at least 0; found -1"),
+        (lambda: init.uniform(math.nan), "uniform expected scale as a finite number of at least 0; found nan"),
+        (lambda: init.constant(None), "constant expected value as a number; found None"),  # type: ignore[arg-type]
+        (lambda: init.he(math.inf), "he expected slope as a finite number; found inf"),
+        (lambda: init.orthogonal(True), "orthogonal expected gain as a finite number; found True"),
+        (lambda: init.forget_bias([1]), r"forget_bias expected value as a finite number; found \[1\]"),  # type: ignore[arg-type]
+        (lambda: init.array("a"), "init.array expected an array of numbers; found str"),
+        (lambda: init.array([[1, 2], [3]]), "init.array expected an array of numbers; found list"),
+    ],
+)
+def test_what_no_numbers_are_drawn_by(make: Callable[[], Any], says: str) -> None:
+    Bad(make, UsageError, says).provoke()
+    assert init.constant(-math.inf)((1,), np.random.default_rng(0)) == -math.inf
 
 
 def test_a_factory_that_was_not_called_is_called() -> None:

@@ -158,7 +158,7 @@ def test_what_a_loss_says_of_itself_makes_it_again(text: str) -> None:
 
 
 def test_what_names_a_loss() -> None:
-    assert losses.get(losses.Huber) == losses.get("huber") == losses.Huber()
+    assert losses.get("huber") == losses.Huber()
     assert losses.get("l2") == losses.MeanSquaredError()
     assert str(losses.Huber(delta=0.5)) == "huber:delta=0.5"
     assert str(losses.WassersteinGAN(real=True)) == "wasserstein_gan:real=true"

@@ -4,116 +4,139 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from typing import Any, ParamSpec, cast
 
 from onnxmx.builder import init
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.graph import Value
 from onnxmx.builder.layers.base import Layer
 from onnxmx.builder.literals import is_number
 from onnxmx.errors import GraphError, UsageError, unknown_name
 
 ActivationFunction = Callable[[Value], Value]
+ACTIVATIONS: dict[str, ActivationFunction] = {}
+P = ParamSpec("P")
 
 
+def _activation(function: Callable[P, Value]) -> Callable[P, Value]:
+    """Enter a function in ACTIVATIONS by its name, with its arguments checked."""
+    checked: Any = checked_arguments(function)
+    ACTIVATIONS[function.__name__] = checked
+    return cast(Callable[P, Value], checked)
+
+
+@_activation
 def relu(x: Value) -> Value:
     """max(x, 0)"""
     return x.builder.op("Relu", x)
 
 
+@_activation
 def relu6(x: Value) -> Value:
     """min(max(x, 0), 6)   Source: Krizhevsky 2010."""
     return x.builder.op("Clip", x, 0.0, 6.0)
 
 
+@_activation
 def leaky_relu(x: Value, slope: float = 0.01) -> Value:
     """x where x > 0, else slope x; slope = 0.01.   Source: Maas et al. 2013."""
     return x.builder.op("LeakyRelu", x, alpha=slope)
 
 
+@_activation
 def elu(x: Value, alpha: float = 1.0) -> Value:
     """x where x > 0, else alpha (exp(x) - 1); alpha = 1.   Source: Clevert et al. 2016."""
     return x.builder.op("Elu", x, alpha=alpha)
 
 
+@_activation
 def selu(x: Value) -> Value:
     """1.0507 elu(x) with alpha = 1.6733, which keeps mean 0 and variance 1.   Source: Klambauer et al. 2017."""
     return x.builder.op("Selu", x)
 
 
+@_activation
 def celu(x: Value, alpha: float = 1.0) -> Value:
     """max(x, 0) + min(0, alpha (exp(x / alpha) - 1)); alpha = 1.   Source: Barron 2017."""
     return x.builder.op("Celu", x, alpha=alpha)
 
 
+@_activation
 def gelu(x: Value) -> Value:
     """x times the normal distribution function of x.   Source: Hendrycks & Gimpel 2016."""
     return x.builder.op("Gelu", x)
 
 
+@_activation
 def gelu_tanh(x: Value) -> Value:
     """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), near gelu.   Source: Hendrycks & Gimpel 2016."""
     return x.builder.op("Gelu", x, approximate="tanh")
 
 
+@_activation
 def silu(x: Value) -> Value:
     """x sigmoid(x), also called swish.   Source: Elfwing et al. 2018."""
     return x * sigmoid(x)
 
 
+@_activation
 def swish(x: Value) -> Value:
     """silu by its other name.   Source: Ramachandran et al. 2017."""
     return silu(x)
 
 
+@_activation
 def mish(x: Value) -> Value:
     """x tanh(softplus(x))   Source: Misra 2019."""
     return x.builder.op("Mish", x)
 
 
+@_activation
 def sigmoid(x: Value) -> Value:
     """1 / (1 + exp(-x))"""
     return x.builder.op("Sigmoid", x)
 
 
+@_activation
 def hard_sigmoid(x: Value) -> Value:
     """min(max(x / 6 + 1/2, 0), 1)   Source: Howard et al. 2019, section 5.2."""
     return x.builder.op("HardSigmoid", x, alpha=1 / 6, beta=0.5)
 
 
+@_activation
 def hard_swish(x: Value) -> Value:
     """x hard_sigmoid(x)   Source: Howard et al. 2019, section 5.2."""
     return x.builder.op("HardSwish", x)
 
 
+@_activation
 def tanh(x: Value) -> Value:
     """The hyperbolic tangent."""
     return x.builder.op("Tanh", x)
 
 
+@_activation
 def softplus(x: Value) -> Value:
     """log(1 + exp(x))"""
     return x.builder.op("Softplus", x)
 
 
+@_activation
 def softsign(x: Value) -> Value:
     """x / (1 + |x|)"""
     return x.builder.op("Softsign", x)
 
 
+@_activation
 def softmax(x: Value, axis: int = -1) -> Value:
     """exp(x) / sum(exp(x)) over an axis, the last by default."""
     return x.builder.op("Softmax", x, axis=axis)
 
 
+@_activation
 def log_softmax(x: Value, axis: int = -1) -> Value:
     """x - log(sum(exp(x))) over an axis, the last by default."""
     return x.builder.op("LogSoftmax", x, axis=axis)
-
-
-_FUNCTIONS: tuple[ActivationFunction, ...] = (
-    *(relu, relu6, leaky_relu, elu, selu, celu, gelu, gelu_tanh, silu, swish, mish),
-    *(sigmoid, hard_sigmoid, hard_swish, tanh, softplus, softsign, softmax, log_softmax),
-)
-ACTIVATIONS: dict[str, ActivationFunction] = {f.__name__: f for f in _FUNCTIONS}
 
 
 def activate(x: Value, activation: str | ActivationFunction | None) -> Value:

@@ -41,7 +41,7 @@ class Layer(CheckedArguments):
     checkpoint: bool = field(default=False, kw_only=True)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        layer = super().__new__(cls, *args, **kwargs)
+        layer = super().__new__(cls)
         # Kept aside from the fields: where it was written is not part of what it is.
         object.__setattr__(layer, "_source", user_line())
         return layer

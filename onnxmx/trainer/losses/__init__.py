@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxmx.builder.metadata import LOSS
+from onnxmx.builder.source import user_line
 from onnxmx.builder.values import agree
 from onnxmx.errors import OnnxmxError, UsageError
 from onnxmx.trainer.losses.base import Decisions, Loss, Scores, Spec, Specs, Values
@@ -108,8 +109,12 @@ def get(loss: LossLike) -> Loss | MultiTask:
 def _one(loss: Any) -> Loss:
     if isinstance(loss, Loss):
         return loss
-    if isinstance(loss, type) and issubclass(loss, Loss):
-        return loss()
+    if isinstance(loss, type):
+        raise UsageError(
+            f"loss expected a loss; found the class {loss.__name__}",
+            at=user_line(),
+            mend=f"Call it: {loss.__name__}()." if issubclass(loss, Loss) else "For example 'softmax_cross_entropy'.",
+        )
     if callable(loss):
         return Custom(function=loss)
     if not isinstance(loss, str):

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder, Value
+from onnxmx.builder.source import user_line
 from onnxmx.errors import UsageError
 from onnxmx.trainer.losses import Custom, Loss
 from onnxmx.trainer.losses.own import called
@@ -96,8 +97,14 @@ def get(metric: MetricLike) -> Metric:
     """
     if isinstance(metric, Metric):
         return metric
-    if isinstance(metric, type) and issubclass(metric, Metric):
-        return metric()
+    if isinstance(metric, type):
+        raise UsageError(
+            f"measure expected a metric; found the class {metric.__name__}",
+            at=user_line(),
+            mend=f"Call it: {metric.__name__}()."
+            if issubclass(metric, Metric)
+            else "For example measure=['accuracy'].",
+        )
     if callable(metric):
         return OwnMetric(function=metric)
     if not isinstance(metric, str):
