@@ -53,7 +53,7 @@ def open_session(
     ort = runtime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or cores()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised: the log would say them twice
     options.enable_mem_pattern = not lean
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 import onnxmx.builder.layers as L
-from onnxmx.builder.model import build
+from onnxmx.builder.model import Input, build
 from onnxmx.builder.session import open_session, providers, run_errors, spins_as_long_as_it_is_told
 from onnxmx.builder.source import line_of, user_line
 from onnxmx.errors import DataError, GraphError, MissingExtraError, UsageError
@@ -83,6 +83,14 @@ def test_what_a_run_raises_in_one_line(raised: Exception, found: str) -> None:
     assert caught.value.__cause__ is raised
     with pytest.raises(UsageError, match="mine"), run_errors("expected samples"):
         raise UsageError("mine")
+
+
+def test_what_a_run_raises_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """ONNX Runtime's own log would say it too, in red."""
+    model = build(L.Embedding(5, 3), x=Input(("batch", 4), np.int64))
+    with pytest.raises(DataError, match="idx=9 must be within"):
+        model(np.full((2, 4), 9))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_line_says_nothing_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
