@@ -17,7 +17,7 @@ from onnxmx.builder.source import line_of, raised_at
 from onnxmx.builder.values import Dim
 from onnxmx.errors import CheckpointError, ModelFileError, OnnxmxError, UsageError, unknown_name
 from onnxmx.trainer.config import TrainConfig
-from onnxmx.trainer.data import Dataset, get_dataset
+from onnxmx.trainer.data import Dataset, get_dataset, load_npz
 from onnxmx.trainer.engine import ENGINES
 from onnxmx.trainer.finders import BatchFinding, RateFinding, find_batch_size, find_lr
 from onnxmx.trainer.gan.run import centred, go_on_gan, start_gan
@@ -28,7 +28,7 @@ from onnxmx.trainer.run_directory import RunDirectory
 from onnxmx.trainer.step import StepGraph, settings
 from onnxmx.trainer.user_code import importable, load_function
 
-Parts = tuple[Model | tuple[Model, Model], Dataset, Dataset]
+Parts = tuple[Model | tuple[Model, Model], Dataset, Dataset | None]
 """A model, or a generator and a discriminator; the data and that for validation."""
 
 
@@ -210,7 +210,12 @@ def _check_settings(run: RunDirectory, config: TrainConfig) -> None:
         )
 
 
-def _datasets(config: TrainConfig) -> tuple[Dataset, Dataset]:
+def _datasets(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
+    """What to train and to validate on. A GAN is not validated, so of a file without a test split it takes all."""
+    if config.gan is not None:
+        own = config.data.endswith(".npz")
+        path = Path(config.data_dir or ".") / config.data
+        return load_npz(path) if own else get_dataset(config.data, "train", config.data_dir), None
     return get_dataset(config.data, "train", config.data_dir), get_dataset(config.data, "test", config.data_dir)
 
 

@@ -286,6 +286,18 @@ def test_from_the_command_line_s_configuration(tmp_path: Path) -> None:
     assert again.history == run.history
 
 
+@pytest.mark.filterwarnings("error")
+def test_of_a_file_without_a_test_split_every_sample_is_trained_on(tmp_path: Path) -> None:
+    """There is no evaluation that any could be held out for. A resumed run takes the same ones."""
+    x = np.random.default_rng(0).random((40, 1, 8, 8), np.float32)
+    np.savez(tmp_path / "d.npz", x=x)
+    settings = {"model": "mlp_gan", "data": str(tmp_path / "d.npz"), "epochs": 1, "batch_size": 8, "gan.samples": 0}
+    config = TrainConfig.of_settings({**settings, "threads": 1})
+    run = train(config, tmp_path / "run", progress=False)
+    assert (tmp_path / "run" / "checkpoints" / "step-10.safetensors").is_file()  # 5 batches, and as many turns
+    assert resume_run(tmp_path / "run", progress=False).history == run.history
+
+
 def test_a_function_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import onnxmx as mx\n\n"
