@@ -22,6 +22,7 @@ onnxmx quantize runs/lenet-digits/model.onnx --data digits --finetune 2"""
 @click.argument("model")
 @data_options()
 @click.option("-o", "--out", metavar="FILE", help="The quantized file; by default MODEL.int8.onnx beside the model.")
+@library_option("--loss", default_in=f"{_QUANTIZE}.loss", help="By default that of the model's training.")
 @library_option("--max-drop", type=float, default_in=f"{_QUANTIZE}.max_drop", help="How much worse it may become.")
 @library_option(
     "--calibration-samples",

@@ -223,6 +223,8 @@ def answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> R
 
     model, last = folder / "model.onnx", folder / "last.onnx"
     data = shlex.join(["--data", config.data, *(["--data-dir", config.data_dir] if config.data_dir else [])])
+    # A model's file names a loss of onnxmx; one of the user's own has to be given again.
+    measured = f"{data} {shlex.join(['--loss', config.loss])}" if ".py:" in config.loss else data
     file = shlex.quote(str(model))
     lines = [
         *([f"stopped: {trained.stopped}"] if trained.stopped else []),
@@ -234,7 +236,7 @@ def answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> R
         *([f"samples {folder / 'samples'}"] if config.gan is not None else []),
         "next:",
         *([f"  onnxmx train --resume {shlex.quote(str(folder))}"] if trained.paused else []),
-        *([f"  onnxmx evaluate {file} {data}", f"  onnxmx quantize {file} {data}"] if config.gan is None else []),
+        *([f"  onnxmx {word} {file} {measured}" for word in ("evaluate", "quantize")] if config.gan is None else []),
         f"  onnxmx serve {file}",
     ]
     answer = {

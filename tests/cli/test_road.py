@@ -153,6 +153,25 @@ def test_a_model_of_ones_own_is_trained_on_ones_own_data(
     assert second["output"] == pytest.approx([2.0], abs=0.1)
 
 
+def test_what_comes_next_gives_a_loss_of_ones_own_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).random((80, 3), np.float32)
+    np.savez("line.npz", x=x, y=x[:, :1], x_test=x, y_test=x[:, :1])
+    Path("nets.py").write_text(
+        "from onnxmx import layers as L\n\n\ndef line(input):\n    return L.Sequential(L.Dense(1))\n\n\n"
+        "def pinball(output, label):\n    e = label - output\n    return e.builder.max(0.9 * e, -0.1 * e)\n"
+    )
+    line = "train nets.py:line --data line.npz --loss nets.py:pinball --epochs 1"
+    done = here(capsys, *line.split())
+    words = [line.split()[1:] for line in done.out.splitlines() if "--data line.npz" in line]
+    assert [w[0] for w in words] == ["evaluate", "quantize"]
+    for command in words:
+        said = here(capsys, *command, *(["--max-drop", "9"] if command[0] == "quantize" else []))
+        assert said.code == 0, said.err
+
+
 def test_a_killed_run_goes_on_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
