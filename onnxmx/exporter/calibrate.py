@@ -127,7 +127,7 @@ def check_batch(model: Model) -> None:
             raise DataError(
                 f"the model's input {port.name!r} expected a batch of any size as its first dimension; "
                 f"found the shape {port.shape}",
-                mend='Build or export it with a symbolic one, such as ("batch", ...).',
+                mend=f"Free it: mx.load(...).resize({port.name}={('batch', *(port.shape or ())[1:])}).save(...).",
             )
 
 

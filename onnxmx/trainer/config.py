@@ -189,9 +189,12 @@ class TrainConfig:
             for name in _NOT_OF_A_GAN:
                 value = getattr(self, name)
                 if value != defaults[name] and (name, value) != ("tune", "off"):
+                    trial = name in ("fast_dev_run", "overfit_one_batch")
                     raise UsageError(
                         f"a GAN expected {name} to be left out; found {value!r}",
-                        mend="Its two steps take the whole batch as it is, in float32; mx.Joint writes others.",
+                        mend="For a trial let it run for seconds: epochs=1 and time_budget_s=10."
+                        if trial
+                        else "Its two steps take the whole batch as it is, in float32; mx.Joint writes others.",
                     )
             table = {k: v for k, v in self.gan.items() if k != "samples"}
             made = make("gan", {"name": "gan", **table}, {"gan": Game}, loss=self.loss)

@@ -332,8 +332,9 @@ def test_every_option_of_fit_is_a_key() -> None:
 )
 def test_a_gan_says_what_it_is_not_trained_with(field: str, tmp_path: Path) -> None:
     settings = {"model": "mlp_gan", "data": "digits", "batch_size": 9, field: OTHER[field]}
-    with pytest.raises(UsageError, match=f"a GAN expected {field} to be left out"):
+    with pytest.raises(UsageError, match=f"a GAN expected {field} to be left out") as caught:
         run.train(TrainConfig.of_settings(settings), tmp_path / "run")
+    assert ("let it run for seconds" in str(caught.value)) == (field in ("fast_dev_run", "overfit_one_batch"))
     assert not (tmp_path / "run").exists()
 
 
