@@ -24,6 +24,7 @@ from onnxmx.trainer.schedules import SCHEDULES, Schedule
 from tests.builder.bad_input import Bad
 
 ANY: Any = None
+MODEL: Any = L.Dense(3).build(x=("batch", 4))
 FOREIGN: dict[str, tuple[Callable[[], Any], str, str]] = {
     # what is written, what is said of it, and how to mend it
     "keras rate": (lambda: mx.Adam(learning_rate=1e-3), "among lr, .*; found 'learning_rate'", r"Write lr=\.\.\."),
@@ -60,6 +61,10 @@ FOREIGN: dict[str, tuple[Callable[[], Any], str, str]] = {
     "too many": (lambda: L.Dense(3, 4), "expected units by place; found 2 values", "Give the others by name"),
     "any at all": (lambda: mx.Callback(3), "Callback expected nothing by place; found 1 value$", "Leave"),
     "twice": (lambda: L.Dense(3, units=4), "'units' once; found it by place and by name", "Leave one"),
+    "too few of a method": (lambda: MODEL.save(), "save expected 'path'; found none", r"Call it as save\(path\)"),
+    "too many of a method": (lambda: MODEL.save("a", "b"), "expected path by place; found 2 values", "Leave the"),
+    "twice of a method": (lambda: MODEL.save("a", path="b"), "'path' once; found it by place and by name", "Leave one"),
+    "too few of a class": (lambda: mx.data.Dataset.from_arrays(), "from_arrays expected 'inputs'; found none", "Call"),
 }  # fmt: skip
 
 
@@ -121,6 +126,14 @@ def test_classes_of_ones_own() -> None:
 
         size: int
 
+    class Several(mx.Callback):
+        def __init__(this, first: int, *rest: int, self: int = 0, cls: type = int, **more: int) -> None:
+            this.given = first, rest, self, cls, more
+
+    class Placed(mx.Callback):
+        def __init__(this, first: int, /, **more: int) -> None:
+            this.given = first, more
+
     @dataclass(frozen=True)
     class Scale(L.Layer):
         factor: float = 2.0
@@ -133,6 +146,13 @@ def test_classes_of_ones_own() -> None:
 
     assert Abstract().name is None
     assert Plain("a", b=3).given == (("a",), {"b": 3})
+    assert Several(1, 2, 3, self=4, cls=str, k=5).given == (1, (2, 3), 4, str, {"k": 5})
+    assert Several(first=1).given[0] == 1
+    assert Placed(1, first=2).given == (1, {"first": 2})
+    with pytest.raises(UsageError, match="Several expected 'first'; found none"):
+        Several(self=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        Placed(first=3)  # type: ignore[call-arg]
     assert Without(3).size == Without(size=4).size - 1
     assert Scale(3.0, name="s").factor == 3.0
     with pytest.raises(UsageError, match=r"Scale expected arguments among factor, .*; found 'scale_factor'"):

@@ -24,7 +24,7 @@ C = TypeVar("C")
 class _Called(ABCMeta):
     """A class whose call is checked. Not its `__new__`: a copy is made through that, without arguments."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls, /, *args: Any, **kwargs: Any) -> Any:
         takes = _constructor(cls)
         if takes is not None:
             if not takes.fit(args, kwargs):
@@ -65,14 +65,19 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         if kwargs:
-            _check_flags(function.__name__, function, _parameters(function), (), kwargs)
+            takes = _parameters(function, bound=False)
+            if takes is not None:
+                _check_flags(function.__name__, function, takes, (), kwargs)
         try:
             return function(*args, **kwargs)
         except _STUMBLES as error:
             name = function.__name__
             # A traceback that ends in this frame: the call itself failed, nothing inside the function.
             if error.__traceback__ is not None and error.__traceback__.tb_next is None:
-                raise _refused(name, _parameters(function), args, kwargs) from None
+                bound = _is_method(function)
+                if takes := _parameters(function, bound=bound):
+                    raise _refused(name, takes, args[bound:], kwargs) from None
+                raise
             if raised_at(error) is not None:  # by the user's own code, which was called inside
                 raise
             from onnxmx.builder.kinds import given_to, wrong_kind  # numpy with it: not before it is needed
@@ -100,7 +105,7 @@ def _explained(method: Callable[..., None]) -> Callable[..., None]:
     """A constructor's part, whose errors over an argument of another kind are explained."""
 
     @functools.wraps(method)
-    def explained(self: Any, *args: Any, **kwargs: Any) -> None:
+    def explained(self: Any, /, *args: Any, **kwargs: Any) -> None:
         try:
             method(self, *args, **kwargs)
         except _STUMBLES as error:
@@ -121,25 +126,27 @@ def _explained(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class _Takes(NamedTuple):
-    """What a callable takes.
+    """What a callable takes, its object or class aside.
 
-    places: the parameters that may be given by place, None where that is any number.   flags: those that are a bool.
+    places: the parameters that may be given by place.   flags: those that are a bool.
+    any_place, any_name: whether any number may be given by place, and any name.
     """
 
     names: tuple[str, ...]
-    places: tuple[str, ...] | None
+    places: tuple[str, ...]
     required: frozenset[str]
     flags: frozenset[str]
+    any_place: bool
     any_name: bool
 
     def fit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether a call with these would be taken."""
+        placed = self.places[: len(args)]
+        if len(args) > len(placed) and not self.any_place:
+            return False
         if not self.any_name and not all(map(self.names.__contains__, kwargs)):
             return False
-        if self.places is None:
-            return self.required.issubset(kwargs)
-        placed = self.places[: len(args)]
-        return len(placed) == len(args) and kwargs.keys().isdisjoint(placed) and self.required <= {*placed, *kwargs}
+        return kwargs.keys().isdisjoint(placed) and self.required <= {*placed, *kwargs}
 
 
 @functools.cache
@@ -147,8 +154,8 @@ def _constructor(cls: type) -> _Takes | None:
     """What the constructor of `cls` takes; None where a class of the user's checks that for itself."""
     maker = _maker(cls)
     if maker is object.__new__:
-        return _Takes((), (), frozenset(), frozenset(), False)
-    return _parameters(maker) if maker.__name__ == "__init__" else None
+        return _Takes((), (), frozenset(), frozenset(), False, False)
+    return _parameters(maker, bound=True) if maker.__name__ == "__init__" else None
 
 
 def _maker(cls: Any) -> Callable[..., Any]:
@@ -158,24 +165,38 @@ def _maker(cls: Any) -> Callable[..., Any]:
 
 
 @functools.cache
-def _parameters(function: Callable[..., Any]) -> _Takes:
-    found = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
+def _parameters(function: Callable[..., Any], *, bound: bool) -> _Takes | None:
+    """What a function takes.   bound: whether its first parameter is an object or a class, which no caller writes.
+
+    None where a name could be that of two parameters: with some by place alone, Python itself knows best.
+    """
+    found = list(inspect.signature(function).parameters.values())
+    if bound and found and found[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+        del found[0]
+    if any(p.kind is p.POSITIONAL_ONLY for p in found):
+        return None
     named = [p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     kinds = {p.kind for p in found}
     return _Takes(
         tuple(p.name for p in named),
-        None if inspect.Parameter.VAR_POSITIONAL in kinds else tuple(p.name for p in named if p.kind != p.KEYWORD_ONLY),
+        tuple(p.name for p in named if p.kind != p.KEYWORD_ONLY),
         frozenset(p.name for p in named if p.default is p.empty),
         frozenset(p.name for p in named if p.annotation in ("bool", bool)),
+        inspect.Parameter.VAR_POSITIONAL in kinds,
         inspect.Parameter.VAR_KEYWORD in kinds,
     )
+
+
+def _is_method(function: Callable[..., Any]) -> bool:
+    """Whether the first argument of a function of ours is an object or a class."""
+    return next(iter(inspect.signature(function).parameters), "") in ("self", "cls")
 
 
 def _check_flags(name: str, of: Any, takes: _Takes, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Raises UsageError for what is neither True nor False where `of` asks for one of them."""
     if not takes.flags:
         return
-    for flag, value in (*zip(takes.places or (), args, strict=False), *kwargs.items()):
+    for flag, value in (*zip(takes.places, args, strict=False), *kwargs.items()):
         if flag in takes.flags and not isinstance(value, bool):
             from onnxmx.builder.kinds import wrong_kind
 
@@ -185,14 +206,14 @@ def _check_flags(name: str, of: Any, takes: _Takes, args: tuple[Any, ...], kwarg
 
 def _refused(name: str, takes: _Takes, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> UsageError:
     """The error for a call that does not fit."""
-    placed = takes.places[: len(args)] if takes.places is not None else ()
+    placed = takes.places[: len(args)]
     strange = [] if takes.any_name else [key for key in kwargs if key not in takes.names]
     missing = [n for n in takes.names if n in takes.required and n not in kwargs and n not in placed]
     twice = [n for n in placed if n in kwargs]
     if strange:
         expected = f"arguments among {', '.join(takes.names)}" if takes.names else "no arguments by name"
         found, mend = repr(strange[0]), _mend(name, strange[0], takes)
-    elif takes.places is not None and len(args) > len(takes.places):
+    elif len(args) > len(placed) and not takes.any_place:
         expected = f"{', '.join(takes.places) or 'nothing'} by place"
         found = f"{len(args)} value{'s' * (len(args) > 1)}"
         mend = "Give the others by name." if set(takes.names) - set(takes.places) else "Leave the others out."
@@ -206,7 +227,7 @@ def _refused(name: str, takes: _Takes, args: tuple[Any, ...], kwargs: Mapping[st
 
 
 def _shown(name: str, takes: _Takes) -> str:
-    return name if takes.places and name in takes.places else f"{name}=..."
+    return name if name in takes.places else f"{name}=..."
 
 
 def _mend(function: str, name: str, takes: _Takes) -> str:
