@@ -1,15 +1,17 @@
 """Picking the formulation of a gradient by measuring, as cuDNN's benchmark mode does, and remembering it.
 
 A choice is timed alone, on the shapes of this net and batch, with the threads and the provider of the run, opened as
-the engine opens a step. What won is kept in `tune.json` in the user's cache folder, by ONNX Runtime's version,
-processor, provider, threads, operator and shapes; such a file may be deleted at any time.
+the engine opens a step. What won is kept in `tune.json` in the user's cache folder, by ONNX Runtime's version, the
+processor or GPU, provider, threads, operator and shapes; such a file may be deleted at any time.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import Dim, GraphBuilder
-from onnxmx.builder.session import open_session, run_errors, runtime
+from onnxmx.builder.session import PROVIDERS, open_session, run_errors, runtime
 from onnxmx.builder.values import show_shape
 from onnxmx.errors import OnnxmxError
 from onnxmx.files import cache_folder, write_atomic
@@ -151,7 +153,8 @@ class Tuner:
 
     def _key(self, choice: Choice, inputs: Sequence[ir.Value], shapes: Sequence[Any], options: dict[str, Any]) -> str:
         described = [f"{v.dtype.name if v.dtype else '?'}{list(s)}" for v, s in zip(inputs, shapes, strict=True)]
-        where = f"{_machine()} {self.provider} {self.threads} threads"
+        machine = _processor() if PROVIDERS[self.provider] == "cpu" else _gpu()
+        where = f"onnxruntime {runtime().__version__} {machine} {self.provider} {self.threads} threads"
         return f"{where} | {choice.operator} {choice.of} | {' '.join(described)} | {options}"
 
     def _keep(self) -> None:
@@ -176,12 +179,25 @@ def _dims(v: ir.Value) -> tuple[Dim, ...]:
 
 
 @cache
-def _machine() -> str:
+def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     names += [platform.processor() or platform.machine()]
-    return f"onnxruntime {runtime().__version__} {names[0]}"
+    return names[0]
+
+
+@cache
+def _gpu() -> str:
+    """The name of the first GPU that this process may use, on which ONNX Runtime runs, as CUDA's driver tells it."""
+    name, device = ctypes.create_string_buffer(256), ctypes.c_int()
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        failed = cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0)
+        failed = failed or cuda.cuDeviceGetName(name, len(name), device)
+    except (OSError, AttributeError):  # no driver, or no such function in it
+        failed = True
+    return "unknown GPU" if failed else name.value.decode(errors="replace")
 
 
 def _agree(a: Array, b: Array) -> bool:

@@ -54,7 +54,8 @@ def pull_back(
         if not varying.intersection(node.outputs) or all(dy is None for dy in gathered):
             continue
         read = recomputation.of(node, gathered)
-        read.meta["varying"] = varying  # for rules that can do without the gradients that nothing asks for
+        # For rules that can do without the gradients that nothing asks for.
+        read.meta["varying"], read.meta["asked"] = varying, [x in varying for x in node.inputs]
         for x, dx in zip(reads(node), _of_inputs(g, read, gathered), strict=False):
             if x is not None and x in varying and dx is not None:
                 partial.setdefault(x, []).append(dx)

@@ -1,4 +1,4 @@
-"""What the rules of If, Scan and Loop share: they get and give the gradients of all that the graphs inside read."""
+"""What is asked of a rule, and what those of If, Scan and Loop share: gradients of all that the graphs inside read."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def is_float(x: ir.Value) -> bool:
 def asked_for(node: ir.Node, values: Iterable[ir.Value]) -> list[ir.Value]:
     """Those of `values`, which `node` reads, whose gradients the sweep can use."""
     return [x for x in values if x in node.meta["varying"] and is_float(x)]
+
+
+def is_asked_for(node: ir.Node, k: int) -> bool:
+    """Whether the sweep can use the gradient of input `k`, which of the image that a net begins with it cannot."""
+    return bool(node.meta["asked"][k])
 
 
 def seeds(g: GraphBuilder, ys: Sequence[ir.Value], dys: Sequence[ir.Value | None]) -> dict[ir.Value, Value]:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.graph import GraphBuilder
 from onnxmx.trainer.autodiff.backward import through
+from onnxmx.trainer.autodiff.captures import is_asked_for
 from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.rules.convolution import INPUT, Window, weight_gradient
 from onnxmx.trainer.autodiff.rules.taps import conv_by_taps, of_unknown_size
@@ -28,10 +29,15 @@ def conv(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     window = Window.of(node, x, [static(w, k) for k in range(2, rank(w))])
     db = [g.reduce_sum(dy, [0, *range(2, rank(x))], keepdims=False)] if bias else []
     inner, scale = _unscaled(g, dy, w)
-    wide = w if scale is None else g.mul(w, scale)
-    dx = INPUT(g, inner, wide, window=window, group=group, default="transposed")
-    dw = weight_gradient(g, x, w, inner, window, group)
-    return dx, dw if scale is None else g.mul(dw, scale), *db
+    dx: ir.Value | None = None
+    dw: ir.Value | None = None
+    if is_asked_for(node, 0):  # else there would be formulations of it to measure
+        wide = w if scale is None else g.mul(w, scale)
+        dx = INPUT(g, inner, wide, window=window, group=group, default="transposed")
+    if is_asked_for(node, 1):
+        dw = weight_gradient(g, x, w, inner, window, group)
+        dw = dw if scale is None else g.mul(dw, scale)
+    return dx, dw, *db
 
 
 def _unscaled(g: GraphBuilder, dy: ir.Value, w: ir.Value) -> tuple[ir.Value, ir.Value | None]:
@@ -81,7 +87,8 @@ def conv_transpose(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
         pads=window.start + window.end,
         group=group,
     )
-    return dx, weight_gradient(g, dy, w, x, window, group), *db
+    dw = weight_gradient(g, dy, w, x, window, group) if is_asked_for(node, 1) else None
+    return dx, dw, *db
 
 
 def _transposed(node: ir.Node, x: ir.Value, kernel: list[int]) -> Window:
