@@ -59,6 +59,7 @@ FOREIGN: dict[str, tuple[Callable[[], Any], str, str]] = {
     "torch deviation": (lambda: mx.init.normal(sd=1), "normal expected arguments among std; found 'sd'", "mean 'std'"),
     "too few by name": (lambda: mx.grad(ANY), "grad expected 'wrt'; found none", r"grad\(model, wrt=\.\.\.\)"),
     "too many": (lambda: L.Dense(3, 4), "expected units by place; found 2 values", "Give the others by name"),
+    "arrays": (lambda: mx.fit(1, 2, 3), "model, data by place; found 3 values", r"Dataset\.from_arrays\(x, y\)"),
     "any at all": (lambda: mx.Callback(3), "Callback expected nothing by place; found 1 value$", "Leave"),
     "twice": (lambda: L.Dense(3, units=4), "'units' once; found it by place and by name", "Leave one"),
     "too few of a method": (lambda: MODEL.save(), "save expected 'path'; found none", r"Call it as save\(path\)"),

@@ -217,6 +217,8 @@ def _refused(name: str, takes: _Takes, args: tuple[Any, ...], kwargs: Mapping[st
         expected = f"{', '.join(takes.places) or 'nothing'} by place"
         found = f"{len(args)} value{'s' * (len(args) > 1)}"
         mend = "Give the others by name." if set(takes.names) - set(takes.places) else "Leave the others out."
+        if "data" in takes.places:  # Keras: fit(x, y)
+            mend = "Make one of arrays: data=mx.data.Dataset.from_arrays(x, y). " + mend
     elif twice:
         expected, found = f"{twice[0]!r} once", "it by place and by name"
         mend = "Leave one of them out."

@@ -123,7 +123,9 @@ def call(function: Callable[..., Any], outputs: Values, labels: Values) -> Value
         raise UsageError(
             f"{called(function)} expected to return a value of the graph; found {made!r}",
             at=line_of(function),
-            mend="For example return (output - label) ** 2.",
+            mend="Write x.builder.equal(x, y) for x == y, which is Python's own."
+            if isinstance(made, bool)
+            else "For example return (output - label) ** 2.",
         )
     return made
 
