@@ -88,21 +88,22 @@ def test_a_resumed_epoch_makes_no_batch_before_its_start(monkeypatch):
 
 
 class Watched(Dataset):
-    """Counts the batches it makes, and fails at one of them when told."""
+    """Counts the batches it makes."""
 
     made = 0
-    fail_at = -1
+
+    def begin(self):
+        """Before each batch."""
 
     def batch(self, indices):
+        self.begin()
         type(self).made += 1
-        if type(self).made - 1 == type(self).fail_at:
-            raise DataError("sample 7 is damaged")
         return super().batch(indices)
 
 
 @pytest.fixture
 def watched():
-    Watched.made, Watched.fail_at = 0, -1
+    Watched.made = 0
     return Watched(name="watched", split="train", inputs=DATA.inputs, labels=DATA.labels)
 
 
@@ -117,6 +118,19 @@ def test_the_thread_runs_ahead_but_not_far(watched, prefetch):
             time.sleep(0.01)
             # It sleeps at `prefetch` batches that wait, until no more than half of them do.
             assert taken + prefetch // 2 < Watched.made <= taken + prefetch
+
+
+@pytest.mark.parametrize("prefetch", [1, 2, 5])
+def test_as_many_batches_are_kept_ready_as_was_asked(watched, monkeypatch, prefetch):
+    taken = threading.Event()
+    monkeypatch.setattr(Watched, "begin", lambda self: Watched.made == 0 or taken.wait(5))
+    with closing(Loader(watched, 5, prefetch=prefetch).epoch(0)) as batches:
+        next(batches)
+        taken.set()
+        deadline = time.monotonic() + 5
+        while Watched.made < 1 + prefetch and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert Watched.made == 1 + prefetch
 
 
 def test_the_thread_wakes_up_for_half_of_its_batches(monkeypatch):
@@ -143,6 +157,7 @@ def test_as_many_batches_wait_as_memory_allows():
 @pytest.mark.parametrize("taken", [1, 2, 20, 21])
 def test_stopping_early_ends_the_thread_at_once(watched, prefetch, taken):
     for _ in range(20):  # Each time the thread is caught somewhere else.
+        Watched.made = 0
         batches = Loader(watched, 5, prefetch=prefetch).epoch(0)
         for _ in range(taken):
             next(batches)
@@ -150,6 +165,7 @@ def test_stopping_early_ends_the_thread_at_once(watched, prefetch, taken):
         batches.close()
         assert time.perf_counter() - start < 1
         assert threads() == []
+        assert Watched.made <= taken + prefetch + 1  # it does not go on to the end of the epoch
 
 
 def test_an_exception_in_the_consumer_ends_the_thread():
@@ -163,24 +179,24 @@ def test_an_exception_in_the_consumer_ends_the_thread():
     assert threads() == []
 
 
+@pytest.mark.parametrize("error", [DataError("sample 7 is damaged"), SystemExit("sample 7 is damaged")], ids=repr)
 @pytest.mark.parametrize("prefetch", [0, 1, 2, 50])
-def test_what_fails_in_the_thread_is_raised_here_after_the_good_batches(watched, prefetch):
-    Watched.fail_at = 4
+def test_what_fails_in_the_thread_is_raised_here_after_the_good_batches(watched, monkeypatch, prefetch, error):
+    def begin(self):
+        if Watched.made == 4:
+            raise error
+
+    monkeypatch.setattr(Watched, "begin", begin)
     batches = Loader(watched, 5, prefetch=prefetch).epoch(0)
     assert [next(batches)[0] for _ in range(4)] == [0, 1, 2, 3]
-    with pytest.raises(DataError, match="sample 7 is damaged"):
+    with pytest.raises(type(error), match="sample 7 is damaged"):
         next(batches)
 
 
 def test_a_forgotten_iterator_may_be_collected_by_its_own_thread(watched, monkeypatch):
     forgotten = threading.Event()
 
-    def batch(self, indices):
-        if len(indices) < 5 and forgotten.wait(5):  # the last batch
-            gc.collect()
-        return Dataset.batch(self, indices)
-
-    monkeypatch.setattr(Watched, "batch", batch)
+    monkeypatch.setattr(Watched, "begin", lambda self: Watched.made == 20 and forgotten.wait(5) and gc.collect())
     gc.disable()
     try:
         batches = Loader(watched, 5, prefetch=50).epoch(0)
