@@ -128,7 +128,9 @@ class Endpoints:
         """Runs a model.  Decoding and encoding happen on the model's thread too: a large body takes long to parse."""
         runner = self.repository.runner(**request.path_params)
         if "inference-header-content-length" in request.headers:
-            raise BodyRefusedError("the binary tensor extension is not supported; send tensors as JSON")
+            raise BodyRefusedError(
+                "the binary tensor extension is not supported; send tensors as JSON (tritonclient: binary_data=False)"
+            )
         if self.in_flight >= self.limits.in_flight:
             raise BusyError(f"{self.in_flight} requests are in flight, the most allowed")
         self.in_flight += 1
