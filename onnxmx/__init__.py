@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from onnxmx.errors import OnnxmxError
+from onnxmx.errors import OnnxmxError, OnnxmxWarning
 
 if TYPE_CHECKING:
     from onnxmx import models as models
@@ -183,10 +183,11 @@ _NAMES = {
     "resume": "onnxmx.trainer.fit",
 }
 
-__all__ = ["OnnxmxError", "__version__", *sorted(_MODULES), *sorted(_NAMES)]
+__all__ = ["OnnxmxError", "OnnxmxWarning", "__version__", *sorted(_MODULES), *sorted(_NAMES)]
 
 
 _HABITS = {
+    "AGC": "mx.clip_adaptive",
     "CosineAnnealingLR": "mx.Cosine",
     "CrossEntropyLoss": "mx.losses.SoftmaxCrossEntropy",
     "DataLoader": "mx.data.Dataset",

@@ -60,6 +60,8 @@ FOREIGN: dict[str, tuple[Callable[[], Any], str, str]] = {
     "too few by name": (lambda: mx.grad(ANY), "grad expected 'wrt'; found none", r"grad\(model, wrt=\.\.\.\)"),
     "too many": (lambda: L.Dense(3, 4), "expected units by place; found 2 values", "Give the others by name"),
     "arrays": (lambda: mx.fit(1, 2, 3), "model, data by place; found 3 values", r"Dataset\.from_arrays\(x, y\)"),
+    "accumulation": (lambda: mx.fit(1, 2, accumulate=4), "found 'accumulate'", "Write micro_batches="),
+    "a schedule beside": (lambda: mx.Adam(schedule=1), "found 'schedule'", r"Write lr=mx\.Cosine"),
     "any at all": (lambda: mx.Callback(3), "Callback expected nothing by place; found 1 value$", "Leave"),
     "twice": (lambda: L.Dense(3, units=4), "'units' once; found it by place and by name", "Leave one"),
     "too few of a method": (lambda: MODEL.save(), "save expected 'path'; found none", r"Call it as save\(path\)"),
@@ -75,8 +77,8 @@ def test_an_argument_of_another_library(name: str) -> None:
     Bad(write, UsageError, rf"(?m){says}(.|\n)*{mend}").provoke()
 
 
-_EXCEPT = {"Model", "OnnxmxError", "serve"}
-"""Made by `mx.build` and `mx.load`; raised; a module that is called."""
+_EXCEPT = {"Model", "OnnxmxError", "OnnxmxWarning", "serve"}
+"""Made by `mx.build` and `mx.load`; raised; said; a module that is called."""
 PUBLIC = (
     [getattr(mx, name) for name in mx.__all__ if name not in _EXCEPT and callable(getattr(mx, name))]
     + [found for name in L.__all__ if isinstance(found := getattr(L, name), type) and found is not L.Parallel]

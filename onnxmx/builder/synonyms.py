@@ -43,7 +43,10 @@ _SYNONYMS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("eps",): ("epsilon",),
     # optimizers and schedules
     ("learning_rate", "base_lr", "initial_learning_rate", "lr"): ("lr", "rate", "peak", "optimizer=mx.Adam(lr=...)"),
-    ("lr_scheduler", "scheduler", "lr_schedule"): ("lr=mx.Cosine(...)", "optimizer=mx.Adam(lr=mx.Cosine(...))"),
+    ("lr_scheduler", "scheduler", "lr_schedule", "schedule"): (
+        "lr=mx.Cosine(...)",
+        "optimizer=mx.Adam(lr=mx.Cosine(...))",
+    ),
     ("betas",): ("beta1=..., beta2=...",),
     ("wd", "l2"): ("weight_decay",),
     ("rho", "alpha"): ("decay", "slope", "floor"),
@@ -81,7 +84,7 @@ _SYNONYMS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("shuffle",): ("Leave it out: each epoch has another order, drawn from seed.",),
     ("random_state", "random_seed"): ("seed",),
     ("logdir", "log_dir", "save_dir", "output_dir", "out_dir", "checkpoint_dir", "filepath"): ("out",),
-    ("gradient_accumulation_steps", "accumulate_grad_batches"): ("micro_batches",),
+    ("gradient_accumulation_steps", "accumulate_grad_batches", "grad_accum", "accumulate"): ("micro_batches",),
     ("amp", "fp16", "dtype"): ("precision", "Leave it out: parameters are float32; mx.fit(..., precision=...)."),
     ("early_stopping", "early_stopping_patience"): ("patience",),
     ("regularizer", "l1"): ("regularize=mx.L1(...)",),

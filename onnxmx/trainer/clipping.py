@@ -225,7 +225,8 @@ def as_transforms(clip: Transform | Sequence[Transform] | None) -> tuple[Transfo
     found = () if clip is None else (clip,) if isinstance(clip, Transform) else clip
     if not isinstance(found, (list, tuple)) or not all(isinstance(t, Transform) for t in found):
         raise UsageError(
-            f"expected a clipping or a list of them; found {clip!r}", mend="For example mx.clip_global_norm(1.0)."
+            f"expected a clipping or a list of them; found {clip!r}",
+            mend="For example mx.clip_global_norm(1.0), mx.clip_value(0.5), or mx.clip_adaptive(0.01), which is AGC.",
         )
     return tuple(found)
 
