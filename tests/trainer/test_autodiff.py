@@ -245,9 +245,11 @@ def test_two_unknown_sizes_may_differ(sizes: tuple[int, int]) -> None:
     np.testing.assert_array_equal(db, (ones * a).sum(0, keepdims=True) if len(b) == 1 else ones * a)
 
 
+ONES = np.ones((1, 1, 3, 3), np.float32)
 SIZES = [
-    (lambda g, x: g.op("ConvTranspose", x, np.ones((1, 1, 3, 3), np.float32)), "needs the size of 'ConvTranspose'"),
-    (lambda g, x: g.op("LpPool", x, kernel_shape=[2, 2]), "needs the size of 'x' along axis 2"),
+    (lambda g, x: g.op("ConvTranspose", x, ONES, auto_pad="SAME_UPPER"), "needs the size of 'ConvTranspose'"),
+    (lambda g, x: g.op("ConvTranspose", x, ONES, output_padding=[1, 1]), "needs the size of 'ConvTranspose'"),
+    (lambda g, x: g.op("LpPool", x, kernel_shape=[2, 2], ceil_mode=1), "'LpPool' in ceil_mode needs the size of its"),
 ]
 
 

@@ -72,6 +72,13 @@ def conv_transpose(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     assert w is not None
     group = node.attributes.get_int("group", 1)
     db = [g.reduce_sum(dy, [0, *range(2, rank(x))], keepdims=False)] if bias else []
+    if of_unknown_size(x) and _places_are_given(node):
+        names = ("kernel_shape", "strides", "dilations", "pads", "group")
+        dx = g.op("Conv", dy, w, **{n: node.attributes[n].value for n in names if n in node.attributes})
+        back = dx.producer()
+        assert back is not None
+        _, dw = through(g, back, [x], functools.partial(conv_by_taps, node=back))
+        return dx, dw, *db
     window = _transposed(node, x, [static(w, k) for k in range(2, rank(w))])
     if min(window.start + window.end) < 0:
         first = [max(-p, 0) for p in window.start]
@@ -89,6 +96,17 @@ def conv_transpose(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     )
     dw = weight_gradient(g, dy, w, x, window, group) if is_asked_for(node, 1) else None
     return dx, dw, *db
+
+
+def _places_are_given(node: ir.Node) -> bool:
+    """Whether it is known without the size of the image where each of its elements goes, and all of them are kept."""
+    strides, extra, pads = (node.attributes.get_ints(n, ()) for n in ("strides", "output_padding", "pads"))
+    return (
+        node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
+        and "output_shape" not in node.attributes
+        and min(pads, default=0) >= 0
+        and all(e < s for e, s in zip(extra, strides or [1] * len(extra), strict=False))
+    )
 
 
 def _transposed(node: ir.Node, x: ir.Value, kernel: list[int]) -> Window:

@@ -14,7 +14,7 @@ from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.trainer.autodiff.backward import through
 from onnxmx.trainer.autodiff.registry import gradient
 from onnxmx.trainer.autodiff.rules.convolution import Window, transposed
-from onnxmx.trainer.autodiff.rules.taps import average_by_taps, of_unknown_size
+from onnxmx.trainer.autodiff.rules.taps import average_by_taps, of_unknown_size, sum_by_taps
 from onnxmx.trainer.autodiff.shapes import static
 from onnxmx.trainer.functions import TileStretch, TileSums
 
@@ -42,10 +42,14 @@ def average_pool(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
 @gradient("LpPool")
 def lp_pool(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
     """dx = sign(x) |x|^(p - 1) times the sum of dy y^(1 - p) over the windows that hold the element; 0 where y is 0"""
+    p = node.attributes.get_int("p", 2)
+    dsum = _by_norm(g, dy, node.outputs[0], p)
+    if node.inputs[0] is not None and of_unknown_size(node.inputs[0]):
+        (spread,) = through(g, node, [dsum], functools.partial(sum_by_taps, node=node))
+        return g.mul(_power(g, node.inputs[0], p), spread)
     x, window = _window(node)
     window, _ = _counted(node, window)
-    p = node.attributes.get_int("p", 2)
-    return g.mul(_power(g, x, p), _over_windows(g, x, _by_norm(g, dy, node.outputs[0], p), window))
+    return g.mul(_power(g, x, p), _over_windows(g, x, dsum, window))
 
 
 @gradient("GlobalLpPool")

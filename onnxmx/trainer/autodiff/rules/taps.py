@@ -1,4 +1,4 @@
-"""Convolution and average pooling of images whose size is known only at run time, tap by tap of the kernel.
+"""Convolution and pooling by sums of images whose size is known only at run time, tap by tap of the kernel.
 
 Where it is known, conv.py and pool.py are quicker.
 """
@@ -33,13 +33,16 @@ def conv_by_taps(g: GraphBuilder, x: ir.Value, w: ir.Value, bias: ir.Value | Non
 
 def average_by_taps(g: GraphBuilder, x: ir.Value, *, node: ir.Node) -> Value:
     """y = the sum over taps of what each reads, over how many of them count."""
-    if node.attributes.get_int("ceil_mode", 0):
-        raise _unknown(node, "in ceil_mode")
-    kernel = list(node.attributes["kernel_shape"].as_ints())
     padding = float(node.attributes.get_int("count_include_pad", 0))
     ones = g.expand_like(g.cast_like(np.ones(1, np.float32), x), x)
-    total, count = (g.sum(*_taps(g, node, v, kernel, p)) for v, p in ((x, 0.0), (ones, padding)))
-    return g.div(total, count)
+    return g.div(sum_by_taps(g, x, node=node), sum_by_taps(g, ones, node=node, padding=padding))
+
+
+def sum_by_taps(g: GraphBuilder, x: ir.Value, *, node: ir.Node, padding: float = 0.0) -> Value:
+    """y = the sum over taps of what each reads. node: a pooling of that size."""
+    if node.attributes.get_int("ceil_mode", 0):
+        raise _unknown(node, "in ceil_mode")
+    return g.sum(*_taps(g, node, x, list(node.attributes["kernel_shape"].as_ints()), padding))
 
 
 def _taps(g: GraphBuilder, node: ir.Node, x: ir.Value, kernel: list[int], padding: float) -> Iterator[Value]:
