@@ -17,6 +17,7 @@ from onnxmx.builder.session import open_session
 from onnxmx.trainer.autodiff import RULES, gradients
 from onnxmx.trainer.autodiff.registry import Refusal
 from onnxmx.trainer.functions import BatchNorm, BatchNorm2D, Dropout, GRUSteps, LSTMSteps
+from onnxmx.trainer.losses.classes import SoftmaxCrossEntropyImages, SoftmaxCrossEntropyRows
 from onnxmx.trainer.losses.ctc import CTCLoss
 from tests.trainer import (
     rows_control,
@@ -158,6 +159,12 @@ CASES = [
     *(
         Case(f"{DOMAIN}.LSTMSteps", ((4, 2, 12), (12, 3), (2, 3), (2, 3)), make=lambda g, *v, k=k: LSTMSteps(g, *v)[k])
         for k in range(10)  # what it keeps is read by the gradient's own gradient
+    ),
+    Case(f"{DOMAIN}.SoftmaxCrossEntropyRows", ((4, 3), (4, 3)), make=lambda g, x, t: SoftmaxCrossEntropyRows(g, x, t)),
+    Case(
+        f"{DOMAIN}.SoftmaxCrossEntropyImages",
+        ((2, 3, 2, 2), (2, 3, 2, 2)),
+        make=lambda g, x, t: SoftmaxCrossEntropyImages(g, x, t),
     ),
     *(
         Case(f"{DOMAIN}.GRUSteps", ((4, 2, 6), (4, 2, 3), (6, 3), (3, 3), (3,), (2, 3)),

@@ -42,6 +42,16 @@ def softmax_cross_entropy(g: GraphBuilder, node: ir.Node, dy: ir.Value | None, d
     return dx, None, dweight
 
 
+@gradient("SoftmaxCrossEntropyRows", "SoftmaxCrossEntropyImages", domain=DOMAIN)
+def cross_entropy_of_each(g: GraphBuilder, node: ir.Node, dy: ir.Value) -> Any:
+    """y = -sum(t log softmax(x)) over the classes:  dx = dy (softmax(x) sum(t) - t);  dt = -dy log softmax(x)"""
+    x, t = (v for v in node.inputs if v is not None)
+    axis = -1 if node.op_type == "SoftmaxCrossEntropyRows" else 1
+    each = g.unsqueeze(dy, [axis])
+    short = g.sub(g.mul(g.op("Softmax", x, axis=axis), g.reduce_sum(t, [axis])), t)
+    return g.mul(each, short), g.neg(g.mul(each, g.op("LogSoftmax", x, axis=axis)))
+
+
 @gradient("CTCLoss", domain=DOMAIN)
 def ctc(g: GraphBuilder, node: ir.Node, dy: ir.Value | None, dslope: ir.Value | None = None) -> Any:
     """dlogp = dy * slope, from the saved slope; where that is read too, through the recursions that gave it"""
