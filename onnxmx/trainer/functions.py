@@ -82,19 +82,21 @@ def TileSums(g: GraphBuilder, x: ir.Value, matrix: ir.Value, t: ir.Value) -> Val
 
 
 @function(outputs=("y", "h", "c", "t", "i", "o", "f", "a", "ia", "fc"))
-def LSTMSteps(g: GraphBuilder, z: ir.Value, r: ir.Value, h0: ir.Value, c0: ir.Value) -> tuple[Value, ...]:
+def LSTMSteps(g: GraphBuilder, x: ir.Value, w: ir.Value, r: ir.Value, h0: ir.Value, c0: ir.Value) -> tuple[Value, ...]:
     """One direction of an LSTM, keeping what its gradient reads, which the operator of ONNX does not give out.
 
-    h[t] = o tanh(c[t]), c[t] = f c[t-1] + i a;   i, o, f = sigmoid, a = tanh of z[t] + R h[t-1], in this order.
+    h[t] = o tanh(c[t]), c[t] = f c[t-1] + i a;   i, o, f = sigmoid, a = tanh of R h[t-1] + W x[t], in this order.
 
-    z: (time, batch, 4 units), W x[t] + b of every step.   r: (4 units, units).   h0, c0: (batch, units).
-    y: (time, batch, units), every h[t].   h, c: (batch, units), the last ones.
+    x: (time, batch, n_in), a bias being the weights of an input of ones.   w: (4 units, n_in).   r: (4 units, units).
+    h0, c0: (batch, units).   y: (time, batch, units), every h[t].   h, c: (batch, units), the last ones.
     t = tanh(c), i, o, f, a, ia = i a, fc = f c[t-1]: (time, batch, units).   Source: Gers et al. 2000.
     """
+    both = g.concat([r, w], 1)
 
     def step(b: GraphBuilder, before: _Values, element: _Values) -> tuple[list[Value], list[Value]]:
         h, c = before
-        parts = b.ops("Split", b.gemm(h, r, element[0], transB=1), outputs=4, axis=1, num_outputs=4)
+        z = b.gemm(b.concat([h, element[0]], 1), both, transB=1)
+        parts = b.ops("Split", z, outputs=4, axis=1, num_outputs=4)
         i, o, f = (b.op("Sigmoid", part) for part in parts[:3])
         a = b.op("Tanh", parts[3])
         ia, fc = b.mul(i, a), b.mul(f, c)
@@ -102,7 +104,7 @@ def LSTMSteps(g: GraphBuilder, z: ir.Value, r: ir.Value, h0: ir.Value, c0: ir.Va
         t = b.op("Tanh", c)
         return [b.mul(o, t), c], [t, i, o, f, a, ia, fc]
 
-    last, (t, i, o, *kept) = scan(g, step, [h0, c0], [z])
+    last, (t, i, o, *kept) = scan(g, step, [h0, c0], [x])
     # All of y as one product: given out by each step, it would be copied, as it is a state too.
     return g.mul(o, t), *last, t, i, o, *kept
 

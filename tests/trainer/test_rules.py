@@ -157,7 +157,8 @@ CASES = [
                                         np.full(3, 1.7, x.dtype.numpy())))
       for s in ((4, 3, 5, 5), (4, 3))),
     *(
-        Case(f"{DOMAIN}.LSTMSteps", ((4, 2, 12), (12, 3), (2, 3), (2, 3)), make=lambda g, *v, k=k: LSTMSteps(g, *v)[k])
+        Case(f"{DOMAIN}.LSTMSteps", ((4, 2, 5), (12, 5), (12, 3), (2, 3), (2, 3)),
+             make=lambda g, *v, k=k: LSTMSteps(g, *v)[k])
         for k in range(10)  # what it keeps is read by the gradient's own gradient
     ),
     Case(f"{DOMAIN}.SoftmaxCrossEntropyRows", ((4, 3), (4, 3)), make=lambda g, x, t: SoftmaxCrossEntropyRows(g, x, t)),
@@ -173,7 +174,7 @@ CASES = [
     ),
     Case(
         f"{DOMAIN}.LSTMSteps",
-        ((4, 2, 12), (12, 3), (2, 3), (2, 3)),
+        ((4, 2, 5), (12, 5), (12, 3), (2, 3), (2, 3)),
         make=lambda g, *v: g.concat([g.reshape(y, [-1]) for y in LSTMSteps(g, *v)[:3]], 0),
         label="all that an LSTM gives out",
     ),

@@ -40,11 +40,11 @@ def with_steps_kept(g: GraphBuilder, node: ir.Node, inputs: Sequence[MaybeValue]
     found: list[list[Value]] = []
     for d in range(static(w, 0)):
         wd, rd, bd, *states = (part(g, v, d) for v in (w, r, b, *initial))
-        rows = as_rows(g, flipped(g, node, x) if reverse or d == 1 else x)
+        xd = flipped(g, node, x) if reverse or d == 1 else x
         states = [s or zero for s in states]
         for state in states:  # of one unit, 1 would else be taken for an axis that is broadcast
             state.shape = ir.Shape([None if x.shape is None else x.shape[1], units])
-        y, *last = cell(g, x, rows, wd, rd, bd, states)
+        y, *last = cell(g, xd, wd, rd, bd, states)
         found.append([flipped(g, node, y) if reverse or d == 1 else y, *last])
     ys, *lasts = zip(*found, strict=True)
     side_by_side = g.concat([g.unsqueeze(v, [1]) for v in ys], 1)
@@ -52,16 +52,15 @@ def with_steps_kept(g: GraphBuilder, node: ir.Node, inputs: Sequence[MaybeValue]
 
 
 def _lstm(
-    g: GraphBuilder, x: ir.Value, rows: Value, w: Value, r: Value, b: MaybeValue, states: Sequence[ir.Value]
+    g: GraphBuilder, x: ir.Value, w: Value, r: Value, b: MaybeValue, states: Sequence[ir.Value]
 ) -> Sequence[Value]:
     bias = None if b is None else g.add(*g.ops("Split", b, outputs=2, axis=0, num_outputs=2))
-    (z,) = _through_x(g, x, rows, [(w, bias)])
-    y, h, c, *_ = LSTMSteps(g, z, r, *states)
+    y, h, c, *_ = LSTMSteps(g, *_with_ones(g, x, (w, bias)), r, *states)
     return y, h, c
 
 
 def _gru(
-    g: GraphBuilder, x: ir.Value, rows: Value, w: Value, r: Value, b: MaybeValue, states: Sequence[ir.Value]
+    g: GraphBuilder, x: ir.Value, w: Value, r: Value, b: MaybeValue, states: Sequence[ir.Value]
 ) -> Sequence[Value]:
     units = static(r, 1)
     split = g.constant([2 * units, units])
@@ -71,17 +70,18 @@ def _gru(
     if b is not None:
         wb, wb_new, rb, bias = g.ops("Split", b, g.constant([2 * units, units] * 2), outputs=4, axis=0)
         biases = g.add(wb, rb), wb_new
-    gates, new = _through_x(g, x, rows, list(zip((w_gates, w_new), biases, strict=True)))
+    x, *weights = _with_ones(g, x, *zip((w_gates, w_new), biases, strict=True))
+    gates, new = (as_steps(g, g.gemm(as_rows(g, x), v, transB=1), x) for v in weights)
     y, h, *_ = GRUSteps(g, gates, new, r_gates, r_new, bias, *states)
     return y, h
 
 
-def _through_x(
-    g: GraphBuilder, x: ir.Value, rows: Value, weights: Sequence[tuple[ir.Value, MaybeValue]]
-) -> list[Value]:
-    """W x + b of all steps, for each W and b.   rows: those of x.   A bias is multiplied by a column of ones: added to
-    a product, ONNX Runtime would first copy it to every row."""
-    if weights[0][1] is not None:
-        rows = g.op("Pad", rows, np.array([0, 0, 0, 1]), g.cast_like(1.0, rows))
-    joined = [w if b is None else g.concat([w, g.unsqueeze(b, [1])], 1) for w, b in weights]
-    return [as_steps(g, g.gemm(rows, w, transB=1), x) for w in joined]
+def _with_ones(g: GraphBuilder, x: ir.Value, *weights: tuple[ir.Value, MaybeValue]) -> list[ir.Value]:
+    """x and each W of (W, b), where W x + b is W x: a bias belongs to a column of ones.
+
+    Added to a product, ONNX Runtime would first copy it to every row.
+    """
+    if weights[0][1] is None:
+        return [x, *(w for w, _ in weights)]
+    ones = g.op("Pad", x, np.array([0, 0, 0, 0, 0, 1]), g.cast_like(1.0, x))
+    return [ones, *(g.concat([w, g.unsqueeze(b, [1])], 1) for w, b in weights if b is not None)]

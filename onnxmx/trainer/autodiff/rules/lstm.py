@@ -43,14 +43,15 @@ def lstm(g: GraphBuilder, node: ir.Node, *dys: ir.Value | None) -> Any:
 def lstm_steps(
     g: GraphBuilder, node: ir.Node, dy: MaybeValue, dh: MaybeValue, dc: MaybeValue, *dkept: MaybeValue
 ) -> Any:
-    """As LSTM, from what was kept; dR = dz^T h[t-1], summed over all steps"""
+    """As LSTM, from what was kept; dR = dz^T h[t-1] and dW = dz^T x[t], summed over all steps"""
     if any(v is not None for v in dkept):  # the gradient of this gradient
         return through(g, node, [dy, dh, dc, *dkept], LSTMSteps.trace)
-    _z, r, h0, _c0 = (v for v in node.inputs if v is not None)
+    x, w, r, h0, _c0 = (v for v in node.inputs if v is not None)
     y, h, _c, *kept = node.outputs
     ends = [g.op("Sub", h, h) if v is None else v for v in (dh, dc)]
     (dh0, dc0), dz = _backwards(g, r, ends, [*_slopes(g, y, *kept), kept[3]], [] if dy is None else [dy])
-    return dz, over_steps(g, dz, one_step_earlier(g, h0, y)), dh0, dc0
+    dr = over_steps(g, dz, one_step_earlier(g, h0, y))
+    return g.matmul(dz, w), over_steps(g, dz, x), dr, dh0, dc0
 
 
 def _cell(g: GraphBuilder, node: ir.Node, d: Direction) -> CellGradient:
