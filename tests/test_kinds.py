@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,6 +154,22 @@ def test_what_a_callback_of_ones_own_raises_stays(options: Any) -> None:
 
     with pytest.raises(TypeError, match="has no len"):
         mx.fit(blob_net(), DATA, callbacks=[Wrong()], threads=1, **options)
+
+
+def test_annotations_that_only_type_checkers_can_read() -> None:
+    """They hide nothing of what went wrong, and nothing is wrong where they are."""
+
+    @dataclass(frozen=True)
+    class Own(mx.Adam):
+        extra: "torch.Tensor | None" = None  # type: ignore[name-defined]  # noqa: F821, UP037
+
+    class Note(mx.Callback):
+        def __init__(self, loud: bool, what: "torch.Tensor") -> None:  # type: ignore[name-defined]  # noqa: F821, UP037
+            self.loud = loud
+
+    assert Note(ANY, 3).loud is None
+    with pytest.raises(TypeError, match="not iterable"):
+        Own(groups=THREE)
 
 
 def test_what_a_function_of_ones_own_raises_stays() -> None:

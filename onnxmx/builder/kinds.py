@@ -35,13 +35,15 @@ def wrong_kind(name: str, of: Any, given: Iterable[tuple[str, Any]]) -> UsageErr
 
 
 def _hints(of: Any) -> dict[str, Any]:
-    """The annotations; what is only there for type checkers may be anything."""
+    """The annotations; what is only there for type checkers may be anything. None of them where one cannot be read."""
     unknown: dict[str, Any] = {}
     while True:
         try:
             return get_type_hints(of, localns=unknown)
         except NameError as error:
             unknown[str(error.name)] = Any
+        except Exception:  # of a class of the user's: torch.Tensor, where torch is only there for type checkers
+            return {}
 
 
 def given_to(
