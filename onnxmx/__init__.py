@@ -19,9 +19,16 @@ from typing import TYPE_CHECKING, Any
 from onnxmx.errors import OnnxmxError, OnnxmxWarning
 
 if TYPE_CHECKING:
+    from onnxmx import callbacks as callbacks
+    from onnxmx import data as data
+    from onnxmx import gan as gan
+    from onnxmx import init as init
+    from onnxmx import layers as layers
+    from onnxmx import losses as losses
+    from onnxmx import metrics as metrics
     from onnxmx import models as models
-    from onnxmx.builder import init as init
-    from onnxmx.builder import layers as layers
+    from onnxmx import optimizers as optimizers
+    from onnxmx import schedules as schedules
     from onnxmx.builder.functions import function as function
     from onnxmx.builder.model import Input as Input
     from onnxmx.builder.model import Model as Model
@@ -30,10 +37,6 @@ if TYPE_CHECKING:
     from onnxmx.exporter import quantize as quantize
     from onnxmx.exporter import quantize_aware as quantize_aware
     from onnxmx.serve import serve as serve
-    from onnxmx.trainer import data as data
-    from onnxmx.trainer import gan as gan
-    from onnxmx.trainer import losses as losses
-    from onnxmx.trainer import metrics as metrics
     from onnxmx.trainer.autodiff import gradient as gradient
     from onnxmx.trainer.averages import EMA as EMA
     from onnxmx.trainer.averages import SWA as SWA
@@ -100,16 +103,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    "data": "onnxmx.trainer.data",
-    "gan": "onnxmx.trainer.gan",
-    "init": "onnxmx.builder.init",
-    "layers": "onnxmx.builder.layers",
-    "losses": "onnxmx.trainer.losses",
-    "metrics": "onnxmx.trainer.metrics",
-    "models": "onnxmx.models",
-    "serve": "onnxmx.serve",  # a package that is callable
-}
+_MODULES = (
+    "callbacks", "data", "gan", "init", "layers", "losses", "metrics", "models", "optimizers", "schedules", "serve"
+)  # fmt: skip
+"""Modules of this package: `import onnxmx.layers` works too. `serve` is one that is callable."""
 _NAMES = {
     "AdaBelief": "onnxmx.trainer.optimizers",
     "Adadelta": "onnxmx.trainer.optimizers",
@@ -183,7 +180,7 @@ _NAMES = {
     "resume": "onnxmx.trainer.fit",
 }
 
-__all__ = ["OnnxmxError", "OnnxmxWarning", "__version__", *sorted(_MODULES), *sorted(_NAMES)]
+__all__ = ["OnnxmxError", "OnnxmxWarning", "__version__", *_MODULES, *sorted(_NAMES)]
 
 
 _HABITS = {
@@ -202,13 +199,14 @@ _HABITS = {
     "StepLR": "mx.Step",
     "autograd": "mx.grad",
     "gluon": "mx.layers",
+    "initializers": "mx.init",
     "keras": "mx.layers",
     "metric": "mx.metrics",
     "loss": "mx.losses",
     "nd": "mx.layers in a model, numpy outside",
     "nn": "mx.layers",
-    "optim": "mx.Adam, mx.SGD",
-    "optimizers": "mx.Adam, mx.SGD",
+    "optim": "mx.optimizers: mx.Adam, mx.SGD",
+    "regularizers": "mx.L1, mx.L2, mx.MaxNorm",
     "sym": "mx.layers",
 }
 """Names from other libraries, and where to look here."""
@@ -231,7 +229,7 @@ def _hint(name: str) -> str:
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(_MODULES[name])
+        return importlib.import_module(f"onnxmx.{name}")
     if name in _NAMES:
         return getattr(importlib.import_module(_NAMES[name]), name)
     raise AttributeError(f"module 'onnxmx' has no attribute {name!r}{_hint(name)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+import onnxmx as mx
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "onnxmx"
@@ -59,7 +62,11 @@ def subsystem(module: str) -> str:
     return module.split(".")[1]
 
 
-@pytest.mark.parametrize("name", [m for m in MODULES if "." in m])
+NAMESPACES = {f"onnxmx.{name}" for name in mx._MODULES} - {f"onnxmx.{name}" for name in ORDER}
+"""Modules that gather public names of one other, as the package's own __init__ does; nothing here imports them."""
+
+
+@pytest.mark.parametrize("name", [m for m in MODULES if "." in m and m not in NAMESPACES])
 def test_imports_flow_one_way(name: str) -> None:
     home = subsystem(name)
     if home == "__main__":
@@ -69,6 +76,20 @@ def test_imports_flow_one_way(name: str) -> None:
     for module in imported(name, ast.walk(tree(name))):
         assert "." in module, f"{name} imports the package itself; name the module that it needs"
         assert subsystem(module) in allowed, f"{name} imports {module}: imports flow {' <- '.join(ORDER)}"
+
+
+@pytest.mark.parametrize("name", sorted(NAMESPACES))
+def test_a_namespace_is_another_module_by_a_shorter_name(name: str) -> None:
+    (home,) = imported(name, ast.walk(tree(name)))
+    short, long = importlib.import_module(name), importlib.import_module(home)
+    assert getattr(mx, name.removeprefix("onnxmx.")) is short
+    assert short.__all__ is long.__all__
+    assert all(getattr(short, public) is getattr(long, public) for public in long.__all__)
+
+
+def test_names_are_imported_from_a_namespace_before_anything_else() -> None:
+    code = "from onnxmx.layers import Dense; import onnxmx.layers; import onnxmx as mx; assert mx.layers.Dense is Dense"
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:

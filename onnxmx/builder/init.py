@@ -18,6 +18,25 @@ from onnxmx.builder.literals import is_number
 from onnxmx.builder.source import user_line
 from onnxmx.errors import DataError, UsageError, unknown_name
 
+__all__ = [
+    "NAMED",
+    "Initializer",
+    "array",
+    "bilinear",
+    "constant",
+    "file",
+    "forget_bias",
+    "get",
+    "he",
+    "normal",
+    "ones",
+    "orthogonal",
+    "truncated_normal",
+    "uniform",
+    "xavier",
+    "zeros",
+]
+
 Array = np.ndarray[Any, Any]
 Initializer = Callable[[tuple[int, ...], np.random.Generator], Array]
 

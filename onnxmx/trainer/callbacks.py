@@ -16,6 +16,8 @@ from onnxmx.trainer.qat import deployed
 if TYPE_CHECKING:
     from onnxmx.trainer.loop import Loop
 
+__all__ = ["Callback", "EarlyStopping", "KeepBest", "Measures"]
+
 Measures = Mapping[str, Any]
 
 

@@ -146,7 +146,7 @@ def test_element_types_by_name() -> None:
         ("Dense", "layers are in mx.layers: mx.layers.Dense"),
         ("ReduceLROnPlateau", "look at mx.ReduceOnPlateau"),
         ("AGC", "look at mx.clip_adaptive"),
-        ("optim", "look at mx.Adam"),
+        ("optim", "look at mx.optimizers"),
         ("Adamm", "did you mean Adam?"),
         ("_private", "attribute '_private'"),
     ],
