@@ -89,6 +89,22 @@ def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
+def refused_arguments(reasons: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Makes a function answer an argument that another of ours takes and it does not by the reason, by its name."""
+
+    def refusing(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            if name := next((name for name in kwargs if name in reasons), None):
+                problem = f"{function.__name__} expected {name} to be left out; found it"
+                raise UsageError(problem, at=user_line(), mend=reasons[name])
+            return function(*args, **kwargs)
+
+        return checked
+
+    return refusing
+
+
 def checked_methods(cls: type[C]) -> type[C]:
     """A class each of whose methods is as `checked_arguments` makes it."""
     for name, method in list(vars(cls).items()):

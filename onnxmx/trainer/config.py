@@ -24,6 +24,7 @@ from onnxmx.trainer.clipping import (
     GradientNoise,
     Transform,
 )
+from onnxmx.trainer.gan.refused import NOT_OF_A_GAN
 from onnxmx.trainer.gan.steps import Game
 from onnxmx.trainer.mixing import MIXES
 from onnxmx.trainer.optimizers import OPTIMIZERS, Group, Optimizer
@@ -186,16 +187,10 @@ class TrainConfig:
         made: Game | None = None
         if self.gan is not None:
             defaults = {f.name: f.default for f in dataclasses.fields(self)}
-            for name in _NOT_OF_A_GAN:
-                value = getattr(self, name)
-                if value != defaults[name] and (name, value) != ("tune", "off"):
-                    trial = name in ("fast_dev_run", "overfit_one_batch")
-                    raise UsageError(
-                        f"a GAN expected {name} to be left out; found {value!r}",
-                        mend="For a trial let it run for seconds: epochs=1 and time_budget_s=10."
-                        if trial
-                        else "Its two steps take the whole batch as it is, in float32; mx.Joint writes others.",
-                    )
+            for name, why in NOT_OF_A_GAN.items():
+                value = getattr(self, name, None)
+                if name in defaults and value != defaults[name] and (name, value) != ("tune", "off"):
+                    raise UsageError(f"a GAN expected {name} to be left out; found {value!r}", mend=why)
             table = {k: v for k, v in self.gan.items() if k != "samples"}
             made = make("gan", {"name": "gan", **table}, {"gan": Game}, loss=self.loss)
         return made
@@ -268,9 +263,6 @@ _GAN: dict[str, Any] = {
     "schedule": "constant",
     "clip": 0.0,
 }
-_NOT_OF_A_GAN = ("micro_batches", "mix", "precision", "measure", "engine", "tune", "teacher", "profile", "fast_dev_run",
-                 "overfit_one_batch")  # fmt: skip
-"""What a run of one model takes, and the steps of a GAN would not honour."""
 DEFAULTS = {"mlp_gan": _GAN, "dcgan": _GAN}
 """By model, other values than those of all models."""
 CLIPS = {

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,14 +51,10 @@ def start(
     if plan.overfit_one_batch:
         data, validation, out, callbacks = data.take(plan.batch_size), None, None, ()
         plan = replace(plan, epochs=total, **_OVERFITTING)
-    with contextlib.ExitStack() as trial:
-        if plan.fast_dev_run:
-            data, plan = data.take(_TRIAL * plan.batch_size), replace(plan, epochs=1)
-            validation = validation.take(_TRIAL * plan.batch_size) if validation is not None else None
-            out, overwrite = trial.enter_context(tempfile.TemporaryDirectory(prefix="onnxmx-")), False
-        folder = RunDirectory(out) if out is not None else None
-        if folder:
-            folder.claim(configured=True, overwrite=overwrite)
+    if plan.fast_dev_run:
+        data, plan = data.take(TRIAL * plan.batch_size), replace(plan, epochs=1)
+        validation = validation.take(TRIAL * plan.batch_size) if validation is not None else None
+    with claimed(plan, out, overwrite) as folder:
         # Through bytes, as a resumed run reads it: both go on from the same graph.
         model = from_bytes(_with_facts(model, data, plan).to_bytes())
         data, validation = _fit_both(model, data, validation, plan)
@@ -72,6 +68,18 @@ def start(
             step.save(path, state, {"identity": loop.identity})
 
         return begin(loop, folder, overwrite, hand_over)
+
+
+@contextlib.contextmanager
+def claimed(plan: Plan, out: str | os.PathLike[str] | None, overwrite: bool) -> Iterator[RunDirectory | None]:
+    """The folder of a run that is to begin; of a fast_dev_run another, which is deleted afterwards."""
+    with contextlib.ExitStack() as trial:
+        if plan.fast_dev_run:
+            out = trial.enter_context(tempfile.TemporaryDirectory(prefix="onnxmx-"))
+        folder = RunDirectory(out) if out is not None else None
+        if folder:
+            folder.claim(configured=True, overwrite=overwrite)
+        yield folder
 
 
 def _compile(model: Model, data: Dataset, plan: Plan, update: Update, total: int, progress: bool) -> StepGraph:
@@ -139,7 +147,7 @@ def go_on(
         return _loop(model, step, state, data, validation, plan, run, callbacks, progress).run(position)
 
 
-_TRIAL = 2
+TRIAL = 2
 """Steps of a fast_dev_run."""
 _OVERFITTING: dict[str, Any] = {"logs": (), "keep_best": 0, "patience": None, "min_delta": 0.0, "profile": False}
 """What a plan does without while it overfits one batch; an epoch is a step then."""

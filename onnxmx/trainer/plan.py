@@ -70,7 +70,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name, low in _LEAST.items():
-            object.__setattr__(self, name, _integer(name, getattr(self, name), low))
+            object.__setattr__(self, name, integer(name, getattr(self, name), low))
         if self.mix is not None and not isinstance(self.mix, Mixup):
             mend = "For example mx.Mixup(0.2)."
             raise UsageError(f"mix expected mx.Mixup or mx.CutMix; found {self.mix!r}", mend=mend)
@@ -84,7 +84,7 @@ class Plan:
         if self.seed >= 2**63:
             raise UsageError(f"seed expected an integer below 2^63; found {self.seed}")
         threads = cores() if self.threads is None else self.threads
-        object.__setattr__(self, "threads", _integer("threads", threads, 1))
+        object.__setattr__(self, "threads", integer("threads", threads, 1))
         check_provider(self.provider)
         if self.tune not in MODES:
             raise unknown_name("tune", self.tune, MODES)
@@ -141,7 +141,7 @@ class Plan:
 _LEAST = {"epochs": 1, "batch_size": 1, "micro_batches": 1, "seed": 0, "log_every": 1, "keep_best": 0}
 
 
-def _integer(name: str, found: Any, low: int) -> int:
+def integer(name: str, found: Any, low: int) -> int:
     """`found`, Python's or numpy's, as an int, which JSON can hold. Raises UsageError for others and below `low`."""
     if isinstance(found, bool) or not isinstance(found, (int, np.integer)) or found < low:
         raise UsageError(f"{name} expected an integer of at least {low}; found {found!r}")

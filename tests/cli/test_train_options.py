@@ -28,6 +28,8 @@ def test_trials_leave_nothing_behind(folder: Path, capsys: pytest.CaptureFixture
     assert re.fullmatch(r"loss 2\.\d+ -> 0\.\d+ in 48 steps on one batch of 128\n", done.out), done.out
     done = here(capsys, *LENET, "--overfit-one-batch", "--epochs", "1", "--lr", "0")
     assert "it did not fall: look for a fault" in done.out
+    done = here(capsys, "train", "mlp_gan", "--data", "digits", "--threads", "1", "--fast-dev-run", "-o", "run")
+    assert re.match(r"it all works: loss [\d.]+  generator_loss .*\nnext: the same without", done.out), done
     assert not list(folder.iterdir())
 
 

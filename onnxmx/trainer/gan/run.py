@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxmx.builder.arguments import checked_arguments
+from onnxmx.builder.arguments import checked_arguments, refused_arguments
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model, from_bytes, load
 from onnxmx.errors import CheckpointError, DataError
@@ -21,13 +22,15 @@ from onnxmx.trainer.clipping import Transform
 from onnxmx.trainer.data import Dataset, Loader, Preprocessing
 from onnxmx.trainer.evaluate import fit_inputs
 from onnxmx.trainer.gan.pictures import Samples
+from onnxmx.trainer.gan.refused import NOT_OF_A_GAN
 from onnxmx.trainer.gan.rounds import Array, GanTrainer
 from onnxmx.trainer.gan.steps import DISCRIMINATOR, GENERATOR, Game, pair
 from onnxmx.trainer.joint import Joint
-from onnxmx.trainer.launch import begin, identity_of, reporter
+from onnxmx.trainer.launch import TRIAL, begin, claimed, identity_of, reporter
 from onnxmx.trainer.loop import Loop, Run
 from onnxmx.trainer.optimizers import Adam, OptimizerLike
-from onnxmx.trainer.plan import Plan
+from onnxmx.trainer.plan import Plan, integer
+from onnxmx.trainer.regularizers import Regularizer
 from onnxmx.trainer.run_directory import RunDirectory
 from onnxmx.trainer.step import StepGraph
 from onnxmx.trainer.update import Update
@@ -35,6 +38,7 @@ from onnxmx.trainer.update import Update
 FORMAT = "onnxmx.steps/1"
 
 
+@refused_arguments(NOT_OF_A_GAN)
 @checked_arguments
 def fit_gan(
     generator: Model,
@@ -51,6 +55,7 @@ def fit_gan(
     optimizer: OptimizerLike | None = None,
     discriminator_optimizer: OptimizerLike | None = None,
     clip: Transform | Sequence[Transform] | None = None,
+    regularize: Regularizer | Sequence[Regularizer] | None = None,
     average: AverageLike | None = None,
     samples: int = 64,
     out: str | os.PathLike[str] | None = None,
@@ -60,6 +65,8 @@ def fit_gan(
     checkpoint_s: float = 15.0,
     log_every: int = 50,
     time_budget_s: float | None = None,
+    logs: Sequence[str] = (),
+    fast_dev_run: bool = False,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Run:
@@ -73,10 +80,11 @@ def fit_gan(
     data: samples as the generator makes them, so mostly from -1 to 1; labels are passed over.
     loss, k, smoothing, penalty: as in `mx.gan.Game`.
     optimizer: of the generator, Adam(2e-4, beta1=0.5) by default; the discriminator has the same unless it has one of
-    its own.   clip: of the gradients of both.   average: of the generator's weights.
+    its own.   clip, regularize: of the gradients and weights of both.   average: of the generator's weights.
     samples: how many the picture of each epoch shows, samples/epoch-<n>.png in the folder `out`.
     The folder has step-discriminator.onnx and step-generator.onnx over one state.safetensors, model.onnx (the
-    generator) and discriminator.onnx. The rest as in `fit`; `mx.resume` goes on.
+    generator) and discriminator.onnx. The rest as in `fit`, of which the other options are refused, each with a reason;
+    fast_dev_run takes as many steps as the generator's first needs, and two at least. `mx.resume` goes on.
     Raises ShapeError where the two do not fit each other, and what `fit` raises.
     Source: Goodfellow et al. 2014, alg. 1.
     """
@@ -90,14 +98,17 @@ def fit_gan(
         checkpoint_s=checkpoint_s,
         log_every=log_every,
         time_budget_s=time_budget_s,
+        logs=logs,
+        fast_dev_run=fast_dev_run,
     )
     optimizer = optimizer or Adam(2e-4, beta1=0.5)
-    first = Update.of(optimizer, clip, average=average)
-    second = Update.of(discriminator_optimizer or optimizer, clip)
+    first = Update.of(optimizer, clip, regularize, average)
+    second = Update.of(discriminator_optimizer or optimizer, clip, regularize)
     game = Game(loss, k, smoothing, penalty)
     return start_gan(
         generator, discriminator, data, plan, game, (first, second),
-        samples=samples, out=out, overwrite=overwrite, callbacks=checked(callbacks), progress=progress,
+        samples=integer("samples", samples, 0), out=out, overwrite=overwrite, callbacks=checked(callbacks),
+        progress=progress,
     )  # fmt: skip
 
 
@@ -116,30 +127,31 @@ def start_gan(
     progress: bool = True,
 ) -> Run:
     """Begin a run and go on to its end. updates: of the generator and of the discriminator."""
-    folder = RunDirectory(out) if out is not None else None
-    if folder:
-        folder.claim(configured=True, overwrite=overwrite)
-    generator, discriminator = (_named(model, game) for model in (generator, discriminator))
-    nets = pair(generator, discriminator, *updates)
-    data = _images(discriminator, data)
-    batches = len(Loader(data, plan.batch_size)) * plan.epochs
-    steps = game.steps(nets, plan.batch_size, batches, plan.provider)
-    read = _ports(steps)
-    first = {name: array for name, array in nets.state(plan.seed).items() if name in read}
-    about = {"k": game.k, "samples": samples}
-    loop = _loop(nets, steps, first, data, plan, about, folder, callbacks, progress)
+    with claimed(plan, out, overwrite) as folder:
+        generator, discriminator = (_named(model, game) for model in (generator, discriminator))
+        nets = pair(generator, discriminator, *updates)
+        data = _images(discriminator, data)
+        batches = len(Loader(data, plan.batch_size)) * plan.epochs
+        if plan.fast_dev_run:  # until the generator had a turn, over more than one epoch of little data
+            data = data.take(max(TRIAL, game.k) * plan.batch_size)
+            plan = dataclasses.replace(plan, epochs=math.ceil(game.k / len(Loader(data, plan.batch_size))))
+        steps = game.steps(nets, plan.batch_size, batches, plan.provider)
+        read = _ports(steps)
+        first = {name: array for name, array in nets.state(plan.seed).items() if name in read}
+        about = {"k": game.k, "samples": samples}
+        loop = _loop(nets, steps, first, data, plan, about, folder, callbacks, progress)
 
-    def hand_over(path: Path) -> None:
-        generator.save(path / "last.onnx")
-        discriminator.save(path / "discriminator.onnx")
-        for name, step in steps.items():
-            step.save_graph(path, f"step-{name}")
-        states.save(path / "state.safetensors", first, {"identity": loop.identity})
-        rules = {**dataclasses.asdict(game), "samples": samples, **_kept(updates)}
-        index = {"format": FORMAT, "steps": [f"step-{name}" for name in steps], "settings": rules}
-        write_atomic(path / "step.json", json.dumps(index, indent=2).encode())
+        def hand_over(path: Path) -> None:
+            generator.save(path / "last.onnx")
+            discriminator.save(path / "discriminator.onnx")
+            for name, step in steps.items():
+                step.save_graph(path, f"step-{name}")
+            states.save(path / "state.safetensors", first, {"identity": loop.identity})
+            rules = {**dataclasses.asdict(game), "samples": samples, **_kept(updates)}
+            index = {"format": FORMAT, "steps": [f"step-{name}" for name in steps], "settings": rules}
+            write_atomic(path / "step.json", json.dumps(index, indent=2).encode())
 
-    return begin(loop, folder, overwrite, hand_over)
+        return begin(loop, folder, overwrite, hand_over)
 
 
 def go_on_gan(

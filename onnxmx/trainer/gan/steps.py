@@ -66,7 +66,7 @@ class Game:
                 "a gradient penalty judges each image by itself, and the discriminator's BatchNorm mixes those of a "
                 "batch: leave it out or take LayerNorm (Gulrajani et al. 2017, section 4)",
                 OnnxmxWarning,
-                stacklevel=5,  # past fit_gan, and the check of its arguments
+                stacklevel=6,  # past fit_gan, and the checks of its arguments
             )
         image, code = nets.models[DISCRIMINATOR].inputs, nets.models[GENERATOR].inputs
         ((name, port),) = image.items()
