@@ -309,6 +309,8 @@ def test_one_plateau_in_a_run(first: Any, last: Any) -> None:
         (lambda: rate(mx.Cosine(0.1), 0), "Cosine expected its total number of updates; found none"),
         (lambda: rate(as_schedule(lambda t: "fast"), 0), "function to return a float32 scalar; found 'fast'"),
         (lambda: rate(as_schedule(lambda t: -1.0), 0), "a schedule expected a finite number of at least 0"),
+        (lambda: as_schedule(mx.Cosine), r"found the class Cosine(.|\n)*For example Cosine\(1e-3\)"),
+        (lambda: as_schedule(int), r"found the class int(.|\n)*For example mx.Cosine\(1e-3\)"),
         (lambda: Constant(float("inf")), "a learning rate expected a finite number"),
     ],
 )

@@ -15,7 +15,7 @@ from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value, describe
 from onnxmx.builder.literals import is_number, is_size
 from onnxmx.builder.ops import FLOAT
-from onnxmx.builder.source import line_of, raised_at
+from onnxmx.builder.source import line_of, raised_at, user_line
 from onnxmx.builder.values import expects_numbers
 from onnxmx.errors import OnnxmxError, UsageError, unknown_name
 
@@ -215,6 +215,13 @@ def as_schedule(lr: Rate) -> Schedule:
     """A number is a constant schedule, a function a custom one."""
     if isinstance(lr, Schedule):
         return lr
+    if isinstance(lr, type):
+        example = f"{lr.__name__}(1e-3)" if issubclass(lr, Schedule) else "mx.Cosine(1e-3)"
+        raise UsageError(
+            f"a learning rate expected a number, a schedule or a function of the step; found the class {lr.__name__}",
+            at=user_line(),
+            mend=f"For example {example}.",
+        )
     if callable(lr):
         return Custom(lr)
     check_rate("a learning rate", lr)
