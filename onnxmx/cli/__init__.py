@@ -2,6 +2,7 @@
 
     command.py    what all commands share: --format, --debug, the example in --help, options with library defaults
     output.py     what a command answers, as text or JSON
+    habits.py     options as other tools call them
     report.py     what a person or a program sees of an error
     reference.py  writes docs/cli.md
 

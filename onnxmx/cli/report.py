@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from onnxmx.cli.habits import advice
 from onnxmx.cli.output import to_json
 from onnxmx.errors import INTERRUPTED, OnnxmxError
 
@@ -48,9 +49,7 @@ def _explain(error: BaseException) -> tuple[str, int, OnnxmxError]:
     if isinstance(error, OnnxmxError):
         return type(error).__name__, error.exit_code, error
     if isinstance(error, click.ClickException):
-        path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "onnxmx"
-        shown = OnnxmxError(error.format_message(), mend=f"See: {path} --help")
-        return "UsageError", error.exit_code, shown
+        return "UsageError", error.exit_code, _usage(error)
     kind = type(error).__name__
     if isinstance(error, MemoryError):
         return kind, 1, OnnxmxError("there is not enough memory", mend="Give a smaller --batch-size, or less data.")
@@ -63,3 +62,13 @@ def _explain(error: BaseException) -> tuple[str, int, OnnxmxError]:
         )
     text = " ".join(str(error).split())
     return kind, 1, OnnxmxError(f"{text}; this is a bug in onnxmx; run with --debug and report what it shows")
+
+
+def _usage(error: click.ClickException) -> OnnxmxError:
+    """What click found wrong with the words of a command."""
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    if ctx and isinstance(error, click.NoSuchOption):
+        takes = {name for parameter in ctx.command.params for name in parameter.opts}
+        if known := advice(error.option_name, takes):
+            return OnnxmxError(f"No such option '{error.option_name}'.", mend=known)
+    return OnnxmxError(error.format_message(), mend=f"See: {ctx.command_path if ctx else 'onnxmx'} --help")

@@ -27,7 +27,7 @@ from onnxmx.cli.output import Table, to_json
 from onnxmx.errors import ShapeError
 
 PACKAGE = Path(onnxmx.__file__).parent
-SHARED = {"__init__", "__main__", "command", "output", "reference", "report"}
+SHARED = {"habits", "__init__", "__main__", "command", "output", "reference", "report"}
 
 
 def command(name: str) -> click.Command:
