@@ -36,7 +36,7 @@ from onnxmx.trainer.teacher import Teacher
 from onnxmx.trainer.update import Update
 
 Many = str | dict[str, Any] | list[Any]
-"""A name, a table with a name and options, or a list of such tables."""
+"""One or several: a name, a table, or a list of those."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class TrainConfig:
     regularize: a table of REGULARIZERS, or a list of them.   average: ema or swa, or a table of one.
     micro_batches: in how many parts a step goes through its batch.
     mix: mixup or cutmix, or a table of one.   precision: float32, float16 or bfloat16.
-    measure: metrics beside the loss; by default that which goes with it.
+    measure: metrics beside the loss, one or several in a list, by output where there are several losses; by default
+    that which goes with the loss.
     log_every, patience, min_delta, keep_best, time_budget_s, profile, fast_dev_run, overfit_one_batch: as in `fit`.
     logs: csv, tensorboard, curves, or several in a list; by default curves, where matplotlib is installed.
     gan: of a GAN, a table of k, smoothing, penalty and samples, as in `fit_gan`.
@@ -70,7 +71,7 @@ class TrainConfig:
     micro_batches: int = 1
     mix: str | dict[str, Any] | None = None
     precision: str = "float32"
-    measure: list[Any] | None = None
+    measure: Many | None = None
     seed: int = 0
     loss: str = "softmax_cross_entropy"
     optimizer: str | dict[str, Any] = "adam"

@@ -18,13 +18,13 @@ import onnxmx as mx
 from onnxmx.builder.session import cores
 from onnxmx.cli.train import train
 from onnxmx.errors import DataError, OnnxmxError, UsageError
-from onnxmx.trainer import run
+from onnxmx.trainer import losses, metrics, run
 from onnxmx.trainer.clipping import ClipGlobalNorm
 from onnxmx.trainer.config import _COMMANDS, TrainConfig
 from onnxmx.trainer.gan.refused import NOT_OF_A_GAN
 from onnxmx.trainer.optimizers import OPTIMIZERS, SGD, Adam, AdamW
 from onnxmx.trainer.schedules import SCHEDULES, Constant, Warmup, WarmupCosine
-from onnxmx.trainer.tables import override, parse_setting
+from onnxmx.trainer.tables import listed, override, parse_setting
 from onnxmx.trainer.update import Update
 
 OTHER: dict[str, Any] = {
@@ -106,7 +106,21 @@ def test_what_it_makes() -> None:
     )
 
 
+@pytest.mark.parametrize("measure", ["r2", ["r2"], ["r2", "pearson"]])
+def test_one_metric_or_several(tmp_path: Path, measure: Any) -> None:
+    TrainConfig("mlp", "digits", measure=measure).save(tmp_path / "config.toml")
+    config = TrainConfig.load(tmp_path / "config.toml", {"loss": "l2"})
+    found = metrics.chosen(config.make_plan().measure, losses.get(config.loss))
+    assert [m.name for m in found] == listed(measure)
+
+
+def test_metrics_by_output() -> None:
+    config = TrainConfig.of_settings({"model": "mlp", "data": "digits", "measure.odd": "auc"})
+    assert config.measure == {"odd": "auc"}
+
+
 BAD = [
+    ('measure = 3', "measure to be text or a table or a list; found 3", ""),
     ('epoch = 3', "unknown key 'epoch'", "Did you mean 'epochs'"),
     ('qqq = 3', "unknown key 'qqq'", "There are: model, data"),
     ('epochs = "3"', "epochs to be an integer; found '3'", ""),
