@@ -14,7 +14,7 @@ import click
 
 from onnxmx.cli.command import Decorator, command, given, library_option, provider_option, threads_option
 from onnxmx.cli.output import Answer, Result
-from onnxmx.errors import UsageError
+from onnxmx.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from onnxmx.trainer.config import TrainConfig
@@ -96,7 +96,7 @@ onnxmx train --resume runs/first"""
 @_flag("--profile", field="profile", help="Time a step's operators first; say where the time goes, by layer.")
 @_flag("--fast-dev-run", field="fast_dev_run", help="Two steps, validation and every file, and no run is left behind.")
 @_flag("--overfit-one-batch", field="overfit_one_batch", help="Every step on the first batch, to see its loss fall.")
-@click.option("--find-lr", metavar="FILE.png", help="Draw the loss over learning rates, advise one, and do no more.")
+@click.option("--find-lr", metavar="FILE.png", help="Show the loss over learning rates, advise one, and do no more.")
 @click.option("--find-batch-size", is_flag=True, help="Time batch sizes, advise one, and do no more.")
 @option("--time-budget", field="time_budget_s", type=float, metavar="SECONDS", help="Stop after so long, saved.")
 def train(
@@ -184,13 +184,20 @@ def free_folder(config: TrainConfig, overwrite: bool) -> Path:
 def _find(config: TrainConfig, picture: str | None) -> Result:
     """What a finder advises: a learning rate where there is a file for its picture, else a batch size."""
     from onnxmx.trainer import run as library
-    from onnxmx.trainer.curves import matplotlib_figure
 
     if picture:
-        matplotlib_figure()  # without it, an error before the work
         rate = library.find_lr_of(config)
-        rate.plot(picture)
-        return Result(dataclasses.asdict(rate), f"--lr {rate.lr:.2g}  the loss falls fastest there: {picture}")
+        tried = zip(rate.rates[::5], rate.losses[::5], strict=True)
+        said = [
+            *(f"{lr:8.1e}  loss {loss:.4f}" for lr, loss in tried),
+            f"--lr {rate.lr:.2g}  the loss falls fastest there",
+        ]
+        try:
+            rate.plot(picture)
+            said[-1] += f": {picture}"
+        except MissingExtraError as error:  # what it found stands in the figures too
+            print(f"onnxmx: {picture} is not written: {error.problem}. {error.mend}", file=sys.stderr)
+        return Result(dataclasses.asdict(rate), "\n".join(said))
     found = library.find_batch_size_of(config)
     lines = [
         f"{size:6}  {speed:12,.0f} samples/s" for size, speed in zip(found.sizes, found.samples_per_s, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_trials_leave_nothing_behind(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = here(capsys, *LENET, "--fast-dev-run", "-o", "run")
+    done = here(capsys, *LENET, "--fast-dev-run", "-o", "run", "-s", "measure=mcc")
     assert done.code == 0, done.err
-    assert re.match(
-        r"it all works: loss [\d.]+  accuracy .* validation_accuracy [\d.]+\nnext: the same without", done.out
-    )
+    assert re.match(r"it all works: loss [\d.]+  mcc .* validation_mcc [\d.]+\nnext: the same without", done.out)
     done = here(capsys, *LENET, "--overfit-one-batch", "--schedule", "constant", "--epochs", "4", "--lr", "0.003")
     assert re.fullmatch(r"loss 2\.\d+ -> 0\.\d+ in 48 steps on one batch of 128\n", done.out), done.out
     done = here(capsys, *LENET, "--overfit-one-batch", "--epochs", "1", "--lr", "0")
@@ -52,14 +51,24 @@ def test_early_ends_and_what_is_written(folder: Path, capsys: pytest.CaptureFixt
     assert len(json.loads(done.out)["history"]) == 0  # the budget counts anew, and is as short
 
 
-def test_finders(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finders(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     done = here(capsys, *LENET, "--find-batch-size", "--format", "json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["batch_size"] in json.loads(done.out)["sizes"]
     assert not list(folder.iterdir())
     assert here(capsys, "train", "--resume", "run", "--find-batch-size").code == 2
-    pytest.importorskip("matplotlib")
     assert "found both" in here(capsys, *LENET, "--find-lr", "lr.png", "--find-batch-size").err
+    found = r"( \d\.\de[-+]\d\d  loss \d+\.\d{4}\n){12,20}--lr 0\.\d+  the loss falls fastest there"
+    with monkeypatch.context() as without:
+        for name in ("matplotlib", "matplotlib.figure"):
+            without.setitem(sys.modules, name, None)
+        done = here(capsys, *LENET, "--find-lr", "lr.png")
+    assert done.code == 0
+    assert re.fullmatch(found + r"\n", done.out), done.out
+    assert "onnxmx: lr.png is not written: Drawing curves needs the package 'matplotlib'" in done.err
+    assert "pip install 'onnxmx[plot]'" in done.err
+    assert not list(folder.iterdir())
+    pytest.importorskip("matplotlib")
     done = here(capsys, *LENET, "--find-lr", "lr.png")
-    assert re.fullmatch(r"--lr 0\.\d+  the loss falls fastest there: lr\.png\n", done.out), done.out
+    assert re.fullmatch(found + r": lr\.png\n", done.out), done.out
     assert [p.name for p in folder.iterdir()] == ["lr.png"]
