@@ -39,7 +39,7 @@ onnxmx train lenet --data digits -o runs/first
 onnxmx train dcgan --data mnist --epochs 10 -s gan.smoothing=0.1
 onnxmx train my_model.py:net --data my_data.npz --epochs 20 --optimizer adamw --lr 3e-4
 onnxmx train runs/first/config.toml --seed 2 -s optimizer.lr=3e-4 -o runs/second
-onnxmx train --resume runs/first"""
+onnxmx train --resume runs/first --time-budget 3600"""
 )
 @click.argument("model", required=False, metavar="MODEL|CONFIG.toml")
 @option(
@@ -118,7 +118,9 @@ def train(
     The folder holds model.onnx (the best epoch's), last.onnx, step.onnx (the training step, itself plain ONNX),
     metrics.jsonl, config.toml and checkpoints. A run that was stopped, even by kill -9, goes on with --resume;
     so does one that Ctrl-C stopped: it ends after the step, saves and exits with 130; and one whose --time-budget is
-    used up, which exits with 0. A GAN's folder holds a step for each of the two, and samples/epoch-<n>.png.
+    used up, which exits with 0. Beside --resume go --time-budget, --checkpoint-every, --log-every, --log, --data-dir,
+    and --epochs, more than before, where the learning rate and an average do not end with the run; config.toml then
+    holds them. A GAN's folder holds a step for each of the two, and samples/epoch-<n>.png.
     """
     from onnxmx.trainer import run as library
     from onnxmx.trainer.config import TrainConfig
@@ -127,9 +129,9 @@ def train(
     started = time.perf_counter()
     options["logs"] = list(logs) or None
     if resume is not None:
-        _alone(model, out or overwrite or bool(settings or find_lr or find_batch_size), given(options))
+        _alone(model=model, out=out, overwrite=overwrite, find_lr=find_lr, find_batch_size=find_batch_size)
         folder = Path(resume)
-        trained = library.resume_run(folder)
+        trained = library.resume_run(folder, {**given(options), **dict(map(parse_setting, settings))})
         config = TrainConfig.load(folder / "config.toml")
     else:
         config = _configuration(model, {**given(options), **dict(map(parse_setting, settings))})
@@ -146,11 +148,11 @@ def train(
     return answer(folder, config, trained, time.perf_counter() - started)
 
 
-def _alone(model: str | None, out: str | bool | None, options: dict[str, Any]) -> None:
-    if model or out or options:
+def _alone(**others: object) -> None:
+    if name := next((name for name, value in others.items() if value), None):
         raise UsageError(
-            "--resume expected no model and no other option: a run goes on as it began",
-            mend="For other settings start a new run from its config.toml: onnxmx train DIR/config.toml ...",
+            f"--resume expected no {name.replace('_', '-')} beside it: a run goes on as it began; found one",
+            mend="For another start a new run from its config.toml: onnxmx train DIR/config.toml ...",
         )
 
 

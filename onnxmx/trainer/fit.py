@@ -175,10 +175,11 @@ def resume(
     validation: Dataset | None = None,
     loss: LossLike | None = None,
     measure: Measure = None,
-    checkpoint_s: float = 15.0,
-    log_every: int = 50,
+    epochs: int | None = None,
+    checkpoint_s: float | None = None,
+    log_every: int | None = None,
     time_budget_s: float | None = None,
-    logs: Sequence[str] = (),
+    logs: Sequence[str] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Run:
@@ -188,15 +189,22 @@ def resume(
 
     data, validation: those that the run was started with. A run of `onnxmx train` needs no more than its folder.
     loss, measure: those that `fit` was given, where the loss was a function, or measure was given at all.
-    checkpoint_s, log_every, progress: as in `fit`; log_every must be that of the run for the same metrics.jsonl.
-    time_budget_s: counted anew.   logs: as in `fit`.
+    epochs: more than before, of a run whose learning rate and average do not end with it; to the same weights as if it
+    had been begun with them.
+    checkpoint_s, log_every, logs, progress: as in `fit`; log_every must be that of the run for the same metrics.jsonl.
+    time_budget_s: counted anew.
     callbacks: those of the run, in their order; they go on from what they knew.
+    Of a run of `onnxmx train` its config.toml keeps what is given for epochs to logs; what is not stays.
     Raises CheckpointError where there is no run, its checkpoint is damaged, another process trains there, or data or
-    settings are not those of the run.
+    settings are not those of the run; UsageError for what such a run does not take.
     """
     run, callbacks = RunDirectory(folder), checked(callbacks)
+    others = {"validation": validation, "loss": loss, "measure": measure}
+    found = {"epochs": epochs, "checkpoint_s": checkpoint_s, "log_every": log_every, "time_budget_s": time_budget_s}
+    changes = {name: value for name, value in {**found, "logs": logs}.items() if value is not None}
     if data is None and (run.config.is_file() or not run.started):
-        return resume_run(folder, progress=progress)
+        _refuse(others, run, "config.toml says it")
+        return resume_run(folder, changes, callbacks=callbacks, progress=progress)
     if not isinstance(data, Dataset):
         raise UsageError(
             f"{run.path} expected the data that the run was started with; found {type(data).__name__}",
@@ -207,11 +215,16 @@ def resume(
     made = run.identity()
     kept = {name: made[name] for name in _KEPT if name in made}
     rules = losses.get(loss) if loss is not None else losses.kept(load(run.last).metadata.get(LOSS, ""))
-    pace: dict[str, Any] = {"checkpoint_s": checkpoint_s, "log_every": log_every, "time_budget_s": time_budget_s}
-    plan = Plan(loss=rules, measure=measure, logs=logs, **pace, **kept)
+    plan = Plan(loss=rules, measure=measure, **kept | changes)
     if settings_of(run) is not None:
+        _refuse(others, run, "it is the run of a GAN")
         return go_on_gan(run, data, plan, callbacks=callbacks, progress=progress)
     return go_on(folder, data, validation, plan, callbacks=callbacks, progress=progress)
+
+
+def _refuse(given: Mapping[str, Any], run: RunDirectory, why: str) -> None:
+    if name := next((name for name, value in given.items() if value is not None), None):
+        raise UsageError(f"{run.path} expected {name} to be left out; found it", mend=f"Leave it out: {why}.")
 
 
 _KEPT = ("epochs", "batch_size", "seed", "threads", "provider", "engine", "patience", "min_delta", "keep_best")

@@ -117,7 +117,13 @@ class Joint(CheckedArguments):
         for name, output in following.items():
             g.output(output, f"next.{trains}.{name}")
         about = {"trains": trains, **update.settings()}
-        return finish(g, f"onnxmx training step of {trains}", about, average=update.average)
+        return finish(
+            g,
+            f"onnxmx training step of {trains}",
+            about,
+            average=update.average,
+            total=total if update.ends(total) else None,
+        )
 
     def state(self, seed: int = 0) -> dict[str, Array]:
         """The state before the first step, by name without `state.`."""

@@ -127,9 +127,11 @@ def go_on(
     *,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
+    accepted: Callable[[], None] = lambda: None,
 ) -> Run:
     """Go on with the run in `folder` from its newest checkpoint: what `resume` does.
 
+    accepted: called once nothing speaks against it, before the first file changes.
     Raises CheckpointError where the checkpoint is damaged, another process trains here, or data or settings are not
     those of the run.
     """
@@ -141,10 +143,12 @@ def go_on(
         model, step = load(run.last), StepGraph.load(run.path)
         data, validation = _fit_both(model, data, validation, plan)
         identity = identity_of(step.spec["digest"], data, validation, plan)
-        state, position = run.load_checkpoint(identity, step.state_ports)
+        state, position = run.load_checkpoint(identity, step.state_ports, ends=step.spec.get("total") is not None)
+        loop = _loop(model, step, state, data, validation, plan, run, callbacks, progress)
+        accepted()
         run.sweep()
         run.rewind_log(position.log_bytes)
-        return _loop(model, step, state, data, validation, plan, run, callbacks, progress).run(position)
+        return loop.run(position)
 
 
 TRIAL = 2

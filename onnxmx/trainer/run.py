@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,19 @@ from onnxmx.builder.session import cores, providers
 from onnxmx.builder.source import line_of, raised_at
 from onnxmx.builder.values import Dim
 from onnxmx.errors import CheckpointError, ModelFileError, OnnxmxError, UsageError, unknown_name
+from onnxmx.trainer.callbacks import Callback
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.data import Dataset, get_dataset, load_npz
 from onnxmx.trainer.engine import ENGINES
 from onnxmx.trainer.finders import BatchFinding, RateFinding, find_batch_size, find_lr
-from onnxmx.trainer.gan.run import centred, go_on_gan, start_gan
+from onnxmx.trainer.gan.run import centred, go_on_gan, rules_of, settings_of, start_gan
 from onnxmx.trainer.gan.steps import Game
 from onnxmx.trainer.launch import go_on, start
 from onnxmx.trainer.loop import Run
+from onnxmx.trainer.resumption import check_changes
 from onnxmx.trainer.run_directory import RunDirectory
 from onnxmx.trainer.step import StepGraph, settings
+from onnxmx.trainer.update import Update
 from onnxmx.trainer.user_code import importable, load_function
 
 Parts = tuple[Model | tuple[Model, Model], Dataset, Dataset | None]
@@ -98,10 +101,17 @@ def _to_try(config: TrainConfig) -> tuple[Model, Dataset, dict[str, Any]]:
     return model, data, options
 
 
-def resume_run(folder: str | os.PathLike[str], *, progress: bool = True) -> Run:
+def resume_run(
+    folder: str | os.PathLike[str],
+    changes: Mapping[str, Any] | None = None,
+    *,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> Run:
     """Go on with the run in `folder`, or begin it when it was stopped before its first step.
 
-    Raises CheckpointError where there is no run, or it cannot go on as it was begun.
+    changes: values for keys of its config.toml that may change, which it then holds (trainer/resumption.py).
+    Raises UsageError for others, CheckpointError where there is no run, or it cannot go on as it was begun.
     """
     run = RunDirectory(folder)
     if not run.config.is_file():
@@ -109,14 +119,24 @@ def resume_run(folder: str | os.PathLike[str], *, progress: bool = True) -> Run:
             f"{run.path} expected a run; found no config.toml",
             mend="Check the path, or start a run: onnxmx train ... -o DIR",
         )
-    config = TrainConfig.load(run.config)
+    check_changes(changes or {})
+    config = TrainConfig.load(run.config, changes)
+    config.check()
+
+    def keep() -> None:
+        if changes:
+            config.save(run.config)
+
     if not run.started:
-        return _start(config, folder, progress)
-    data, validation = _datasets(config)
-    if config.gan is not None:
-        return go_on_gan(run, centred(data), config.make_plan(), progress=progress)
+        keep()
+        return _start(config, folder, progress, callbacks=callbacks)
     _check_settings(run, config)
-    return go_on(folder, data, validation, config.make_plan(), progress=progress)
+    data, validation = _datasets(config)
+    plan = config.make_plan()
+    options: dict[str, Any] = {"callbacks": callbacks, "progress": progress, "accepted": keep}
+    if config.gan is not None:
+        return go_on_gan(run, centred(data), plan, **options)
+    return go_on(folder, data, validation, plan, **options)
 
 
 def _read(config: TrainConfig) -> Parts:
@@ -130,12 +150,13 @@ def _start(
     out: str | os.PathLike[str] | None,
     progress: bool,
     parts: Parts | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     model, data, validation = parts or _read(config)
     if isinstance(model, tuple):
-        game, updates = config.make_game() or Game(), (config.make_update(), config.make_update(average=False))
-        plan, samples = config.make_plan(), config.samples
-        return start_gan(*model, centred(data), plan, game, updates, samples=samples, out=out, progress=progress)
+        plan, (game, samples, updates) = config.make_plan(), _rules(config)
+        options: dict[str, Any] = {"out": out, "callbacks": callbacks, "progress": progress}
+        return start_gan(*model, centred(data), plan, game, updates, samples=samples, **options)
     return start(
         model,
         data,
@@ -143,8 +164,14 @@ def _start(
         validation=validation,
         update=config.make_update(),
         out=out,
+        callbacks=callbacks,
         progress=progress,
     )
+
+
+def _rules(config: TrainConfig) -> tuple[Game, int, tuple[Update, Update]]:
+    """Of a GAN: the rules, samples in a picture, and the updates of generator and discriminator."""
+    return config.make_game() or Game(), config.samples, (config.make_update(), config.make_update(average=False))
 
 
 def resolve_model(name: str, data: Dataset | None = None, seed: int = 0) -> Model:
@@ -193,15 +220,16 @@ def resolve_pair(name: str, data: Dataset, seed: int = 0) -> tuple[Model, Model]
     return made
 
 
-def _settings_of(config: TrainConfig) -> dict[str, str]:
-    plan = config.make_plan()
-    return settings(plan.loss, config.make_update(), plan.micro_batch, plan.mix, plan.precision)
-
-
 def _check_settings(run: RunDirectory, config: TrainConfig) -> None:
     """Raises CheckpointError where config.toml asks for another step than the one that the run was started with."""
-    made = StepGraph.load(run.path).spec.get("settings", {})
-    asked = _settings_of(config) | {"engine": config.engine}
+    made: dict[str, Any]
+    asked: dict[str, Any]
+    if config.gan is not None:
+        made, asked = settings_of(run) or {}, rules_of(*_rules(config))
+    else:
+        made, plan = StepGraph.load(run.path).spec.get("settings", {}), config.make_plan()
+        asked = settings(plan.loss, config.make_update(), plan.micro_batch, plan.mix, plan.precision)
+        asked |= {"engine": config.engine}
     differ = [f"{k} (expected {made[k]}, found {v})" for k, v in asked.items() if k in made and made[k] != v]
     if differ:
         raise CheckpointError(

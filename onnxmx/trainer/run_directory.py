@@ -182,16 +182,20 @@ class RunDirectory:
         return dict(header.get("identity", {}))
 
     def load_checkpoint(
-        self, identity: dict[str, Any], ports: Mapping[str, dict[str, Any]] | None = None
+        self, identity: dict[str, Any], ports: Mapping[str, dict[str, Any]] | None = None, *, ends: bool = False
     ) -> tuple[dict[str, Array], Position]:
         """The newest checkpoint, or the state that the run started from.
 
         ports: what the step reads of it, by name, as step.json describes it.
+        ends: whether the step was made for the epochs of the run; else there may be more of them now.
         Raises CheckpointError where it is damaged, or belongs to another run; of another model, it names what differs.
         """
         path, mend = self._newest()
         arrays, header = state.load(path, mend)
-        made = header.get("identity", {})
+        made = dict(header.get("identity", {}))
+        if identity.get("epochs", 0) > made.get("epochs", math.inf):
+            self._check_longer(made["epochs"], header.get("position", {}).get("ended"), ends)
+            made["epochs"] = identity["epochs"]
         keys = dict.fromkeys([*identity, *made])
         if ports and (other := state.differences(ports, arrays)):
             raise CheckpointError(f"{path} belongs to another model; {other}", mend=_SAME)
@@ -201,17 +205,27 @@ class RunDirectory:
         if differ:
             # Refused: another version may sum in another order, and the run would end in other bytes without a word.
             version = made.get("onnxruntime")
-            other = version and version != identity.get("onnxruntime")
+            another = version and version != identity.get("onnxruntime")
             install = f"Install onnxruntime {version}, which the run was started with, or start a new run."
             forgotten = made.get("validation_digest") and not identity.get("validation_digest")
             raise CheckpointError(
                 f"{path} belongs to a run that differs in {', '.join(differ)}",
-                mend=install if other else f"Go on with it: {self.resumption}." if forgotten else _SAME,
+                mend=install if another else f"Go on with it: {self.resumption}." if forgotten else _SAME,
             )
         try:
             return arrays, Position(**header.get("position", {}))
         except TypeError as error:
             raise CheckpointError(f"{path} was written by another version of onnxmx: {error}", mend=mend) from error
+
+    def _check_longer(self, epochs: int, ended: str | None, ends: bool) -> None:
+        mend = f"Start a new run from {self.last}."
+        if ended:
+            raise CheckpointError(f"{self.path} expected no more epochs; it has ended for good: {ended}", mend=mend)
+        if ends:
+            raise CheckpointError(
+                f"{self.path} expected its {epochs} epochs, with which its learning rate or average ends; found more",
+                mend=mend,
+            )
 
     def sweep(self) -> None:
         """Delete what a kill in the middle of a write left behind."""

@@ -141,7 +141,14 @@ def compile_step(
         g.output(after.get(name, value), f"next.{name}")
     taught = {} if teach is None else {"teach": str(teach)}
     made_of = settings(loss, update, micro_batch, mix, precision) | {"engine": maker.name} | taught
-    return finish(g, "onnxmx training step", made_of, plain=maker.plain, average=update.average)
+    return finish(
+        g,
+        "onnxmx training step",
+        made_of,
+        plain=maker.plain,
+        average=update.average,
+        total=total if update.ends(total) else None,
+    )
 
 
 @dataclass(frozen=True)

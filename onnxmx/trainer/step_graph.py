@@ -87,9 +87,18 @@ _MEANINGS = {
 
 
 def finish(
-    g: GraphBuilder, title: str, made_of: dict[str, str], *, plain: bool = True, average: Average | None = None
+    g: GraphBuilder,
+    title: str,
+    made_of: dict[str, str],
+    *,
+    plain: bool = True,
+    average: Average | None = None,
+    total: int | None = None,
 ) -> StepGraph:
-    """A graph as a step: without what nothing reads or is computed twice, checked where it is plain ONNX, described."""
+    """A graph as a step: without what nothing reads or is computed twice, checked where it is plain ONNX, described.
+
+    total: the updates that it was made for; None where it is the same for any number of them.
+    """
     model = g.model()
     open_called(model)
     for tidy in (
@@ -116,6 +125,7 @@ def finish(
         "settings": made_of,
         # The parameters of a model file are the tensors of that prefix where there is one.
         "average": average.prefix if average and average.use else None,
+        "total": total,
         "checkpoint": any(CHECKPOINT in node.metadata_props for node in model.graph),
         "inputs": [_describe(v, {y.name for y in proto.graph.output}) for v in proto.graph.input],
         "outputs": [_describe(v) for v in proto.graph.output],

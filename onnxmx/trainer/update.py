@@ -85,6 +85,12 @@ class Update(CheckedArguments):
         # A function is told without its address in memory, which another process has elsewhere.
         return {name: re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)) for name, value in found.items()}
 
+    def ends(self, total: int) -> bool:
+        """Whether a rate or the average of a run of `total` updates is another one in a longer run."""
+        longer = 20 * (total + 1)  # no share of the run, such as a warm-up's twentieth, is rounded to the same
+        parts: list[Schedule | Average] = [*self.optimizer.schedules, *([self.average] if self.average else [])]
+        return any(part.resolve(total) != part.resolve(longer) for part in parts)
+
     def build(
         self, at: Gradients, loss: ir.Value, states: Values, running: Values, total: int
     ) -> tuple[ir.Value, dict[str, ir.Value]]:

@@ -49,6 +49,9 @@ def test_early_ends_and_what_is_written(folder: Path, capsys: pytest.CaptureFixt
     assert "onnxmx train --resume short" in done.out
     done = here(capsys, "train", "--resume", "short", "--format", "json")
     assert len(json.loads(done.out)["history"]) == 0  # the budget counts anew, and is as short
+    done = here(capsys, "train", "--resume", "short", "--time-budget", 600, "--format", "json")
+    answer = json.loads(done.out)
+    assert (len(answer["history"]), answer["stopped"]) == (3, None)
 
 
 def test_finders(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

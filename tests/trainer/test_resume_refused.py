@@ -77,7 +77,7 @@ SETTINGS = [
     ("seed = 5", "seed = 6", r"differs in seed \(expected 5, found 6\)"),
     ("batch_size = 8", "batch_size = 9", r"batch_size \(expected 8, found 9\)"),
     ("threads = 2", "threads = 1", r"threads \(expected 2, found 1\)"),
-    ("epochs = ", "epochs = 1", "epochs"),
+    ("epochs = 12", "epochs = 11", r"epochs \(expected 12, found 11\)"),
     ("clip = 1.0", "clip = 2.0", r"clip \(expected ClipGlobalNorm\(max_norm=1.0\), found .*2.0"),
     ('optimizer = "adam"', 'optimizer = "sgd"', r"optimizer \(expected Adam.*, found SGD"),
     ("patience = 0", "patience = 1", "optimizer"),

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ def start_gan(
             for name, step in steps.items():
                 step.save_graph(path, f"step-{name}")
             states.save(path / "state.safetensors", first, {"identity": loop.identity})
-            rules = {**dataclasses.asdict(game), "samples": samples, **_kept(updates)}
+            rules = rules_of(game, samples, updates)
             index = {"format": FORMAT, "steps": [f"step-{name}" for name in steps], "settings": rules}
             write_atomic(path / "step.json", json.dumps(index, indent=2).encode())
 
@@ -155,19 +155,36 @@ def start_gan(
 
 
 def go_on_gan(
-    folder: RunDirectory, data: Dataset, plan: Plan, *, callbacks: Sequence[Callback] = (), progress: bool = True
+    folder: RunDirectory,
+    data: Dataset,
+    plan: Plan,
+    *,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+    accepted: Callable[[], None] = lambda: None,
 ) -> Run:
-    """Go on from the newest checkpoint, to the same bytes as if it had never stopped. Raises CheckpointError."""
+    """Go on from the newest checkpoint, to the same bytes as if it had never stopped. Raises CheckpointError.
+
+    accepted: called once nothing speaks against it, before the first file changes.
+    """
     with folder.locked():
         about = settings_of(folder)
         nets = Joint({GENERATOR: load(folder.last), DISCRIMINATOR: load(folder.path / "discriminator.onnx")}, {})
         steps = {name: StepGraph.load(folder.path, f"step-{name}") for name in (DISCRIMINATOR, GENERATOR)}
         data = _images(nets.models[DISCRIMINATOR], data)
-        state, position = folder.load_checkpoint(_identity(steps, data, plan), _ports(steps))
+        ends = any(step.spec.get("total") is not None for step in steps.values())
+        state, position = folder.load_checkpoint(_identity(steps, data, plan), _ports(steps), ends=ends)
+        loop = _loop(nets, steps, state, data, plan, about, folder, callbacks, progress)
+        accepted()
         folder.sweep()
         folder.rewind_log(position.log_bytes)
-        loop = _loop(nets, steps, state, data, plan, about, folder, callbacks, progress)
         return loop.run(position)
+
+
+def rules_of(game: Game, samples: int, updates: tuple[Update, Update]) -> dict[str, Any]:
+    """What a GAN is trained with, as step.json keeps it. updates: of the generator and of the discriminator."""
+    of_each = zip((GENERATOR, DISCRIMINATOR), updates, strict=True)
+    return {**dataclasses.asdict(game), "samples": samples, **{name: update.settings() for name, update in of_each}}
 
 
 def settings_of(folder: RunDirectory) -> dict[str, Any] | None:
@@ -231,7 +248,3 @@ def _named(model: Model, game: Game) -> Model:
 def _images(discriminator: Model, data: Dataset) -> Dataset:
     """`data` as the discriminator takes it, without labels."""
     return dataclasses.replace(fit_inputs(discriminator, data), labels={}, classes=None)
-
-
-def _kept(updates: tuple[Update, Update]) -> dict[str, Any]:
-    return {name: update.settings() for name, update in zip((GENERATOR, DISCRIMINATOR), updates, strict=True)}

@@ -17,7 +17,7 @@ from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import UsageError, nearest
-from onnxmx.trainer.schedules import Rate, check_rate
+from onnxmx.trainer.schedules import Rate, Schedule, as_schedule, check_rate
 
 Values = tuple[ir.Value, ...]
 DOUBLE = ir.DataType.DOUBLE
@@ -91,6 +91,11 @@ class Optimizer(CheckedArguments):
                 raise UsageError(
                     f"groups expected a sequence of groups; found {group!r}", mend='Such as mx.Group("*.bias", lr=2).'
                 )
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """What its learning rates follow."""
+        return (as_schedule(self.lr),)
 
     def of(self, name: str, shape: Sequence[int]) -> Optimizer:
         """The optimizer that updates the parameter `name`: this one, unless it leaves some to others."""

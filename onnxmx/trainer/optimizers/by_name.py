@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from onnxmx.errors import UsageError
 from onnxmx.trainer.optimizers.base import Optimizer, check_match
-from onnxmx.trainer.schedules import Rate
+from onnxmx.trainer.schedules import Rate, Schedule
 
 
 @dataclass(frozen=True, init=False)
@@ -40,6 +40,10 @@ class ByName(Optimizer):
             check_match(pattern, names)
             if taken[pattern]:
                 optimizer.check_groups(taken[pattern])
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        return tuple(schedule for _, optimizer in self.optimizers for schedule in optimizer.schedules)
 
     def of(self, name: str, shape: Sequence[int]) -> Optimizer:
         return dict(self.optimizers)[self._pattern(name)].of(name, shape)
