@@ -36,10 +36,11 @@ echo '{"image": [[0, 12, ...], ...]}' | onnxmx predict runs/lenet-digits/model.o
 def predict(model: str, inputs: tuple[str, ...], **options: Any) -> Answer:
     """Ask a model about images, .npy arrays, .csv rows, or samples on stdin.
 
-    MODEL is an .onnx file. Each INPUT is an image, an .npy file of one sample or a batch, or a .csv file with a row a
-    sample; or the only INPUT is -, for JSON lines on stdin: a sample a line, as a list or as {"<input>": list}. Each
-    line is answered as soon as it is read, in JSON by a line of JSON. One that cannot be answered gets its error, on
-    stderr and in JSON as {"input": "line 7", "error": ...}; the others are answered too, and the exit code is 1.
+    MODEL is an .onnx file. Each INPUT is an image, an .npy file of one sample or a batch, an .npz file with such an
+    array for each input of the model, by its name, or a .csv file with a row a sample; or the only INPUT is -, for JSON
+    lines on stdin: a sample a line, as a list or as {"<input>": list}. Each line is answered as soon as it is read, in
+    JSON by a line of JSON. One that cannot be answered gets its error, on stderr and in JSON as {"input": "line 7",
+    "error": ...}; the others are answered too, and the exit code is 1.
 
     Numbers are raw, as the dataset stores them: the model's own preprocessing is applied here. An image is brought to
     the model's channels and size, and its white to the raw value of white: 255, or where the model's preprocessing
@@ -72,6 +73,9 @@ def _answers(predictions: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, 
 
 def _line(prediction: dict[str, Any]) -> str:
     """`seven.png  7  0.9981   (1 0.0012, 9 0.0004)`"""
+    if "outputs" in prediction:
+        outputs = prediction["outputs"].items()
+        return f"{prediction['input']}  " + "  ".join(f"{name} {_short(output)}" for name, output in outputs)
     if "class" not in prediction:
         return f"{prediction['input']}  {_short(prediction['output'])}"
     others = ", ".join(f"{name} {p:.4f}" for name, p in prediction["top"][1:])

@@ -72,7 +72,7 @@ class Predictor:
         self._session = open_session(model.to_bytes(), threads=threads, provider=provider)
 
     def files(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[Prediction]:
-        """A prediction for each sample of each file: images, .npy (a sample or a batch), .csv (a row a sample).
+        """A prediction for each sample of each file: images, .npy, .npz (a sample or a batch), .csv (rows).
 
         Raises DataError for a file that is missing, damaged, empty or does not fit the model.
         """

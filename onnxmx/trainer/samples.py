@@ -1,4 +1,4 @@
-"""Samples to predict, from images, .npy and .csv files and JSON lines: raw numbers in the shape of a model's inputs."""
+"""Samples to predict, from files of images and arrays and JSON lines: raw numbers in the shape of a model's inputs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from onnxmx.builder.model import Port
 from onnxmx.builder.values import agree, show_shape
-from onnxmx.errors import DataError, MissingExtraError, nearest
+from onnxmx.errors import DataError, MissingExtraError, OnnxmxError, nearest
+from onnxmx.trainer.archive import Member, open_archive
 
 Array = np.ndarray[Any, Any]
 Sample = tuple[str, dict[str, Array]]
@@ -26,28 +27,33 @@ _PIXEL_MAX = 255
 
 
 def read_file(path: str | os.PathLike[str], ports: Mapping[str, Port], white: float = _PIXEL_MAX) -> Iterator[Sample]:
-    """The samples in an image, .npy or .csv file, read as they are asked for.
+    """The samples in an image, .npy, .npz or .csv file, read as they are asked for.
 
-    ports: the model's inputs, of which a file can fill one.   white: the raw value of an image's white pixel.
+    ports: the model's inputs, of which an .npz file can fill several, any other one.
+    white: the raw value of an image's white pixel.
     Raises DataError for a file that is missing, damaged, of another kind, or does not fit the model.
     """
     path = Path(path)
-    if len(ports) != 1:
+    kind = path.suffix.lower()
+    if len(ports) != 1 and kind != ".npz":
         raise DataError(
             f"{path}: expected a model of one input; found {sorted(ports)}",
-            mend="Give JSON lines on stdin, with an array for each input.",
+            mend="Give an .npz file or JSON lines on stdin, with an array for each input.",
         )
-    port = next(iter(ports.values()))
-    kind = path.suffix.lower()
-    if kind not in (*IMAGES, ".npy", ".csv"):
+    if kind not in (*IMAGES, ".npy", ".npz", ".csv"):
         raise DataError(
-            f"{path}: expected an image, .npy or .csv file; found {f'the ending {kind!r}' if kind else 'no ending'}",
+            f"{path}: expected an image, .npy, .npz or .csv file; found "
+            + (f"the ending {kind!r}" if kind else "no ending"),
             mend=f"Images end in {', '.join(IMAGES)}. JSON lines are read from stdin: give - as the input.",
         )
     if not path.is_file():
         raise DataError(
             f"expected a file at {path}; found {'a folder' if path.is_dir() else 'nothing'}", mend="Check the path."
         )
+    if kind == ".npz":
+        yield from _npz(path, ports)
+        return
+    port = next(iter(ports.values()))
     if kind == ".npy":
         yield from _npy(path, port)
     elif kind == ".csv":
@@ -90,18 +96,23 @@ def _by_input(name: str, value: Any, ports: Mapping[str, Port]) -> list[tuple[st
         if len(ports) != 1:
             raise DataError(f"{name}: expected an object with {sorted(ports)}; found {type(value).__name__}")
         return [(next(iter(ports)), value)]
-    if set(value) != set(ports):
-        strange = next((key for key in value if key not in ports), None)
-        near = nearest(strange, ports) if strange else None
-        raise DataError(
-            f"{name}: expected an object with {sorted(ports)}; found {sorted(value)}",
-            mend=f"Did you mean {near!r}?" if near else "Give an array for each input.",
-        )
+    _check_names(f"{name}: expected an object with", value, ports)
     return list(value.items())
 
 
+def _check_names(expected: str, found: Collection[str], ports: Mapping[str, Port]) -> None:
+    """Raises DataError unless `found` are the names of the inputs. expected: how the error begins."""
+    if set(found) != set(ports):
+        strange = next((key for key in found if key not in ports), None)
+        near = nearest(strange, ports) if strange else None
+        raise DataError(
+            f"{expected} {sorted(ports)}; found {sorted(found)}",
+            mend=f"Did you mean {near!r}?" if near else "Give an array for each input.",
+        )
+
+
 def _npy(path: Path, port: Port) -> Iterator[Sample]:
-    """One sample, or a batch of them."""
+    """The samples of one array."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # OSError, EOFError, ValueError, SyntaxError: by what is wrong
@@ -110,14 +121,53 @@ def _npy(path: Path, port: Port) -> Iterator[Sample]:
         ) from error
     if not isinstance(array, np.ndarray):  # an archive under the wrong name
         raise DataError(f"{path}: expected one array; found several, as in an .npz file", mend="Write numpy.save(x).")
-    if _shaped(array, port) is not None or array.ndim == 0:
-        yield str(path), {port.name: _fitting(str(path), array, port)}
+    yield from _split(str(path), {port.name: array}, {port.name: port})
+
+
+def _npz(path: Path, ports: Mapping[str, Port]) -> Iterator[Sample]:
+    """The samples of an array for each input, by its name."""
+    try:
+        with open_archive(path) as arrays:
+            _check_names(f"{path}: expected arrays named", arrays, ports)
+            yield from _split(str(path), arrays, ports)
+    except OnnxmxError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise what they meet
+        raise DataError(
+            f"{path}: expected an .npz file of plain arrays; found: {error}",
+            mend="Write it with numpy.savez(file, input=...), an array for each input.",
+        ) from error
+
+
+def _split(path: str, arrays: Mapping[str, Array | Member], ports: Mapping[str, Port]) -> Iterator[Sample]:
+    """One sample of all inputs, or a batch of them."""
+
+    def fitting(place: str, values: Iterable[Any]) -> Sample:
+        named = zip(arrays, values, strict=True)
+        return place, {k: _fitting(_called(place, k, ports), x, ports[k]) for k, x in named}
+
+    single = [name for name, a in arrays.items() if _as_sample(a.shape, ports[name]) is not None]
+    if len(single) == len(arrays):
+        yield fitting(path, arrays.values())
         return
-    if len(array) and _shaped(array[0], port) is None:
-        raise _misfit(str(path), array, port, "or a batch of such")
-    for row, sample in enumerate(array):
-        name = f"{path}[{row}]"
-        yield name, {port.name: _fitting(name, sample, port)}
+    for name, array in arrays.items():
+        if not array.shape or _as_sample(array.shape[1:], ports[name]) is None:
+            if name in single:
+                raise DataError(
+                    f"{path}: expected a sample of each input, or a batch of each; found one sample of {name!r} alone",
+                    mend=f"Give {name!r} a first dimension that counts samples.",
+                )
+            raise _misfit(_called(path, name, ports), array.shape, ports[name], "or a batch of such")
+    if len({a.shape[0] for a in arrays.values()}) > 1:
+        found = ", ".join(f"{a.shape[0]} of {name!r}" for name, a in arrays.items())
+        raise DataError(f"{path}: expected as many samples of one input as of another; found {found}")
+    for row, values in enumerate(zip(*arrays.values(), strict=True)):
+        yield fitting(f"{path}[{row}]", values)
+
+
+def _called(place: str, name: str, ports: Mapping[str, Port]) -> str:
+    """How an error calls an input's part of a sample."""
+    return f"{place}: {name!r}" if len(ports) > 1 else place
 
 
 def _csv(path: Path, port: Port) -> Iterator[Sample]:
@@ -198,32 +248,35 @@ def _fitting(name: str, x: Any, port: Port) -> Array:
         raise DataError(f"{name}: expected an array; found lists of different lengths", mend="Fill them up.") from error
     if array.dtype.kind not in "biuf":
         raise DataError(f"{name}: expected numbers; found {'other values' if array.dtype.kind == 'O' else array.dtype}")
-    shaped = _shaped(array, port)
-    if shaped is None:
-        raise _misfit(name, array, port)
+    shape = _as_sample(array.shape, port)
+    if shape is None:
+        raise _misfit(name, array.shape, port)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{name}: expected finite numbers; found {array[~np.isfinite(array)].flat[0]}")
     if port.dtype.kind in "iu":
         limits = np.iinfo(port.dtype)
         if array.dtype.kind == "f" or (array.size and (array.min() < limits.min or array.max() > limits.max)):
             raise DataError(f"{name}: expected {port.dtype}; found {array.dtype} or values beyond its range")
-        return shaped.astype(port.dtype)
-    return shaped
+        array = array.astype(port.dtype)
+    return array.reshape(shape)
 
 
-def _shaped(array: Array, port: Port) -> Array | None:
-    """`array` as one sample: of its shape, or flat, or without its dimensions of 1; None where it is not one."""
+def _as_sample(found: tuple[int, ...], port: Port) -> tuple[int, ...] | None:
+    """The shape in which an array is one sample: its own, or, where it is flat or lacks dimensions of 1, the input's.
+
+    None where it is no sample.
+    """
     shape = sample_shape(port)
-    if agree(shape, array.shape):
-        return array
+    if agree(shape, found):
+        return found
     sizes = [d for d in shape if isinstance(d, int)]
-    if len(sizes) < len(shape) or array.size != math.prod(sizes):
+    if len(sizes) < len(shape) or math.prod(found) != math.prod(sizes):
         return None
-    bare = [n for n in array.shape if n != 1] == [n for n in sizes if n != 1]
-    return array.reshape(sizes) if array.ndim == 1 or bare else None
+    bare = [n for n in found if n != 1] == [n for n in sizes if n != 1]
+    return tuple(sizes) if len(found) == 1 or bare else None
 
 
-def _misfit(name: str, array: Array, port: Port, more: str = "") -> DataError:
+def _misfit(name: str, found: tuple[int, ...], port: Port, more: str = "") -> DataError:
     shape = sample_shape(port)
     flat = (
         f" or {math.prod(d for d in shape if isinstance(d, int))} numbers"
@@ -232,5 +285,5 @@ def _misfit(name: str, array: Array, port: Port, more: str = "") -> DataError:
     )
     expected = " ".join(filter(None, [f"a sample of shape {show_shape(shape)}{flat}", more]))
     return DataError(
-        f"{name}: expected {expected}; found {show_shape(array.shape)}", mend=f"Reshape it for the input {port.name!r}."
+        f"{name}: expected {expected}; found {show_shape(found)}", mend=f"Reshape it for the input {port.name!r}."
     )

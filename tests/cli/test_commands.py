@@ -203,6 +203,15 @@ def test_errors_as_they_are_shown(
         assert done.out == ""
 
 
+def test_several_inputs_and_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = onnxmx.build(lambda a, b: {"sum": a + b, "less": a - b}, a=("batch", 2), b=("batch", 2))
+    model.save(tmp_path / "net.onnx")
+    np.savez(tmp_path / "x.npz", a=np.ones((2, 2)), b=np.full((2, 2), 0.5))
+    done = here(capsys, "predict", tmp_path / "net.onnx", tmp_path / "x.npz")
+    assert done.code == 0, done.err
+    assert done.out.splitlines() == [f"{tmp_path}/x.npz[{k}]  sum [1.5, 1.5]  less [0.5, 0.5]" for k in range(2)]
+
+
 def test_ctrl_c_is_quiet(trained: object, tmp_path: Path) -> None:
     """In a command that waits for stdin."""
     model = trained.model  # type: ignore[attr-defined]

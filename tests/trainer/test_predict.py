@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import math
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -184,16 +190,82 @@ def test_a_classifier_answers_with_classes() -> None:
     assert found["top"] == [["0", 0.5], ["1", 0.5]]
 
 
-def test_several_inputs_and_outputs_come_by_name() -> None:
+PAIR = ["batch", 2]
+
+
+def sum_and_difference() -> Model:
+    """Of inputs a and b."""
     nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Sub", ["a", "b"], ["difference"])]
-    port = (FLOAT, ["batch", 2])
-    net = model(nodes, {"a": port, "b": port}, {"sum": port, "difference": port})
+    port = (FLOAT, PAIR)
+    return model(nodes, {"a": port, "b": port}, {"sum": port, "difference": port})
+
+
+def test_several_inputs_and_outputs_come_by_name(tmp_path: Path) -> None:
+    net = sum_and_difference()
     (found,) = Predictor(net).stream(['{"b": [1, 2], "a": [[3, 5]]}'])
     assert found["outputs"] == {"sum": [4.0, 7.0], "difference": [2.0, 3.0]}
+    np.savez(tmp_path / "one.npz", b=[1, 2], a=[[3, 5]])
+    assert list(Predictor(net).files([tmp_path / "one.npz"])) == [{**found, "input": str(tmp_path / "one.npz")}]
     with pytest.raises(DataError, match=r"expected an object with \['a', 'b'\]; found list"):
         list(Predictor(net).stream(["[1, 2]"]))
-    with pytest.raises(DataError, match="one input"):
+    with pytest.raises(DataError, match=r"one input(.|\n)*Give an .npz file or JSON lines"):
         list(Predictor(net).files(["x.npy"]))
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_archive_holds_an_array_for_each_input(write: Callable[..., None], order: Any, tmp_path: Path) -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 5, 2))
+    write(tmp_path / "x.npz", b=np.asarray(b, np.float32, order=order), a=np.asarray(a, order=order))
+    found = list(Predictor(sum_and_difference(), batch_size=2).files([tmp_path / "x.npz"]))
+    assert [p["input"] for p in found] == [f"{tmp_path}/x.npz[{k}]" for k in range(5)]
+    np.testing.assert_allclose([p["outputs"]["sum"] for p in found], a + b, rtol=1e-5, atol=1e-6)
+
+
+def test_an_archive_is_read_a_row_at_a_time(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "x.npz", x=np.zeros((100_000, 1_000), np.uint8))  # 100 MB, in a file of 0.1 MB
+    tracemalloc.start()
+    samples = read_file(tmp_path / "x.npz", identity(["batch", 1_000]).inputs)
+    assert sum(1 for _ in itertools.islice(samples, 2_000)) == 2_000
+    samples.close()  # type: ignore[attr-defined]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"a": np.ones(2)}, r"expected arrays named \['a', 'b'\]; found \['a'\]\n  Give an array for each"),
+        ({"a": np.ones(2), "B": np.ones(2)}, r"found \['B', 'a'\]\n  Did you mean 'b'"),
+        ({"arr_0": np.ones(2)}, r"found \['arr_0'\]"),
+        ({"a": np.ones((3, 2)), "b": np.ones((4, 2))}, "as many samples of one input as of another; found 3 of 'a', 4"),
+        ({"a": np.ones((3, 2)), "b": np.ones(2)}, "or a batch of each; found one sample of 'b' alone"),
+        ({"a": np.ones((3, 2)), "b": np.ones((3, 5))}, r"'b': expected a sample .* found \(3, 5\)"),
+        ({"a": np.ones((3, 2)), "b": np.full((3, 2), np.nan)}, r"x.npz\[0\]: 'b': expected finite numbers; found nan"),
+        ({"a": np.ones(2), "b": np.array(["u", "v"])}, "'b': expected numbers"),
+        ({"a": np.ones(2), "b": np.array([{}, {}])}, "plain arrays; found: an array of Python objects"),
+        ({"a": np.ones((0, 2)), "b": np.ones((0, 2))}, "expected at least one sample"),
+    ],
+)
+def test_an_archive_that_does_not_fit(arrays: dict[str, Any], says: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(DataError, match=says):
+        list(Predictor(sum_and_difference()).files([tmp_path / "x.npz"]))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), compressed=st.booleans())
+def test_a_damaged_archive_is_an_error_or_numbers(data: st.DataObject, compressed: bool, tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    (np.savez_compressed if compressed else np.savez)(path, x=np.arange(12.0).reshape(6, 2))
+    damaged = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]))
+    with contextlib.suppress(DataError):
+        for _, arrays in itertools.islice(read_file(path, identity(PAIR).inputs), 20):
+            assert arrays["x"].shape == (2,)
 
 
 def test_batches_are_bounded_and_of_one_shape(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
