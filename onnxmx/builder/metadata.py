@@ -23,6 +23,9 @@ LOSS = "onnxmx.loss"
 PREPROCESSING = "onnxmx.preprocessing"
 """How raw values are prepared, a JSON object: `Preprocessing.to_dict`."""
 
+AS_IT_IS = '{"scale": 1.0, "shift": 0.0}'
+"""The preprocessing that changes nothing."""
+
 CLASSES = "onnxmx.classes"
 """The names of the classes in the order of the outputs, a JSON list."""
 

@@ -25,7 +25,7 @@ from onnxmx.builder.guard import MAX_BYTES
 from onnxmx.builder.guard import inspect as inspect_file
 from onnxmx.builder.inference import OPSET
 from onnxmx.builder.layers.base import Layer
-from onnxmx.builder.metadata import TRAINABLE
+from onnxmx.builder.metadata import AS_IT_IS, PREPROCESSING, TRAINABLE
 from onnxmx.builder.session import open_session, run_errors
 from onnxmx.builder.source import called_at, line_of, raised_at, user_line
 from onnxmx.builder.summary import Summary, real_inputs, summarize
@@ -212,7 +212,8 @@ class Model(Surgery):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run on ONNX Runtime. Arrays by position or by input name; returns an array, or a dict of several by name.
 
-        Raises DataError where the arrays do not fit the inputs.
+        Arrays are prepared, as the model reads them. Raises DataError where they do not fit the inputs, and for bytes
+        where the file says that they are to be scaled.
         """
         feeds = self._feeds(args, kwargs)
         if self._session is None:
@@ -228,7 +229,7 @@ class Model(Surgery):
                 f"the model expected the inputs {list(self.inputs)}; found {len(args)} by position and {list(kwargs)}",
                 mend="Give each input once, by its place or by its name.",
             )
-        feeds = {name: check_array(self.inputs[name], x) for name, x in given.items()}
+        feeds = {name: check_array(self.inputs[name], self._prepared(name, x)) for name, x in given.items()}
         sizes: dict[str, int] = {}
         for name, array in feeds.items():
             for dim, size in zip(self.inputs[name].shape or (), array.shape, strict=False):
@@ -238,6 +239,18 @@ class Model(Surgery):
                         mend="A named dimension has one size in all inputs.",
                     )
         return feeds
+
+    def _prepared(self, name: str, x: Any) -> Any:
+        """The array itself. Raises DataError where it is of bytes, and the file says how to make floats of those."""
+        if getattr(x, "dtype", None) == np.uint8 and self.inputs[name].dtype.kind == "f":
+            how = self.metadata.get(PREPROCESSING)
+            if how is not None and how != AS_IT_IS:
+                raise DataError(
+                    f"input {name!r} expected floats, prepared as the model's file says, {how}; found uint8",
+                    at=user_line(),
+                    mend="Give x * scale + shift, as a dataset's batch(slice(4)) is. `onnxmx predict` takes raw values.",
+                )
+        return x
 
     # --- files
     def to_bytes(self) -> bytes:

@@ -13,7 +13,8 @@ import pytest
 import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.errors import GradientError, GraphError, OnnxmxError, UsageError
+from onnxmx.builder.metadata import AS_IT_IS, PREPROCESSING
+from onnxmx.errors import DataError, GradientError, GraphError, OnnxmxError, UsageError
 from tests.trainer.penalty_oracle import given
 
 Array = np.ndarray[Any, Any]
@@ -206,3 +207,22 @@ def test_errors(call: Callable[[], Any], error: type[OnnxmxError], text: str) ->
     with pytest.raises(error, match=f"(?s){text}") as raised:
         call()
     assert raised.value.at is None or "test_grad.py" in raised.value.at
+
+
+def test_bytes_that_the_file_says_to_scale_are_refused() -> None:
+    data = mx.data.digits("train").take(64)
+    model = L.Sequential(L.Flatten(), L.Dense(10)).build(image=("batch", 1, 8, 8))
+    raw, prepared = data.inputs["image"][:4], data.batch(slice(4))
+    assert model(raw).shape == (4, 10)  # it has not been said yet how they are prepared
+    learned = mx.fit(model, data, progress=False).model
+    slopes = mx.grad(learned, of="loss", wrt="image", loss="softmax_cross_entropy")
+    for run in (learned, lambda image: slopes(image=image, label=prepared["label"])):
+        run(prepared["image"])
+        with pytest.raises(
+            DataError, match=r"prepared as the model's file says, \{\"scale\": 0.0625.* found uint8"
+        ) as caught:
+            run(raw)
+        assert "test_grad.py" in (caught.value.at or "")
+    assert json.loads(AS_IT_IS) == mx.data.Preprocessing().to_dict()
+    learned.metadata[PREPROCESSING] = json.dumps(mx.data.Preprocessing().to_dict())
+    learned(raw)
