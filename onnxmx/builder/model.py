@@ -248,7 +248,7 @@ class Model(Surgery):
                 raise DataError(
                     f"input {name!r} expected floats, prepared as the model's file says, {how}; found uint8",
                     at=user_line(),
-                    mend="Give x * scale + shift, as a dataset's batch(slice(4)) is. `onnxmx predict` takes raw values.",
+                    mend="Give x * scale + shift, as in a dataset's batch(slice(4)); `onnxmx predict` takes raw ones.",
                 )
         return x
 
