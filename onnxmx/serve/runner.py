@@ -59,7 +59,7 @@ class Runner:
             arrays = self._session.run(request.outputs, request.feeds, self._run_options)
         except self._bad_feeds as error:  # for example an index outside its table
             raise RequestError(f"the model refuses these inputs: {message(error)}") from None
-        except Exception as error:
+        except Exception as error:  # any other of ORT's errors: one request fails, and the server goes on
             raise RequestError(f"the model failed: {message(error)}", status=500) from None
         return encode_response(self.signature, request, arrays)
 
