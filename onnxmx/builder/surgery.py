@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
@@ -29,7 +30,7 @@ from onnxmx.builder.resize import infer_anew, with_sizes
 from onnxmx.builder.source import user_line
 from onnxmx.builder.summary import with_layers
 from onnxmx.builder.values import Dim, agree, describe, dims, initializer, show_shape
-from onnxmx.errors import GraphError, ModelFileError, ShapeError, UsageError, unknown_name
+from onnxmx.errors import GraphError, ModelFileError, OnnxmxWarning, ShapeError, UsageError, unknown_name
 
 Net = Layer | Callable[[Value], Value]
 
@@ -107,9 +108,11 @@ class Surgery:
     def replace_head(self, name: str, head: Net, *, seed: int = 0) -> Self:
         """The model up to a value, and `head` on it. The output keeps its name where there was one output.
 
-        head: a layer or a function of a value. Its parameters are called `head.*`, or as the layer is named.
-        seed: what they are drawn from.
+        name: what the head reads, and so what stays. head: a layer or a function of a value. Its parameters are called
+        `head.*`, or as the layer is named.   seed: what they are drawn from.
+        Warns where `name` is the dense layer that makes the output: other libraries would take that one away.
         """
+        _warn_of_logits(self.ir.graph, name)
         output = self.ir.graph.outputs[0].name if len(self.ir.graph.outputs) == 1 else "output"
         body = self.cut(name)
         copy, trained = body._copy(), body.trainable
@@ -292,6 +295,28 @@ def find(graph: ir.Graph, name: str, *, parameters: bool = False) -> ir.Value:
     if name not in layers:
         raise unknown_name("value or layer", name, {*values, *layers}, at=user_line())
     return layers[name]
+
+
+def _warn_of_logits(graph: ir.Graph, name: str) -> None:
+    """Tells who names the layer that makes the logits that the new head comes on top of it."""
+    value = find(graph, name)
+    node = value.producer()
+    if (
+        name == value.name
+        or not value.is_graph_output()
+        or node is None
+        or node.op_type not in ("Gemm", "MatMul", "Add")
+    ):
+        return
+    inside = {n for n, path in with_layers(graph) if path == name or path.startswith(f"{name}.")}
+    read = [x.name for n in inside for x in n.inputs if x is not None and x.producer() not in {None, *inside}]
+    instead = f"to replace it, name what it reads: replace_head({read[0]!r}, ...); " if read else ""
+    warnings.warn(
+        f"replace_head({name!r}) puts the head on top of {name}, which makes the model's output; {instead}"
+        f"if that is meant, name the output: replace_head({value.name!r}, ...)",
+        OnnxmxWarning,
+        stacklevel=4,  # past the check of the arguments
+    )
 
 
 def _computed(graph: ir.Graph, name: str) -> ir.Value:

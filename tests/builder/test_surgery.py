@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxmx.builder.layers as L
 from onnxmx.builder.graph import Value
 from onnxmx.builder.model import Model, build, from_bytes
-from onnxmx.errors import GraphError, OnnxmxError, ShapeError, UsageError
+from onnxmx.errors import GraphError, OnnxmxError, OnnxmxWarning, ShapeError, UsageError
 from onnxmx.trainer.engine.ort import OrtEngine
 from onnxmx.trainer.optimizers import SGD
 from onnxmx.trainer.step import compile_step, initial_state
@@ -141,6 +141,16 @@ def test_a_new_head() -> None:
     again = checked(model.replace_head("head.0", L.Dense(4, name="head")))  # a name that is taken
     assert again.outputs["output"].shape == ("batch", 4)
     assert "head_1.weight" in again.trainable
+
+
+def test_a_head_on_the_layer_that_makes_the_logits_is_warned_of() -> None:
+    says = r"on top of 5, .* name what it reads: replace_head\('4.Relu', \.\.\.\); .* replace_head\('output', \.\.\.\)"
+    with pytest.warns(OnnxmxWarning, match=says) as found:
+        stacked = NET.replace_head("5", L.Dense(2))
+    assert found[0].filename == __file__
+    assert list(stacked.parameters()) == list(NET.replace_head("output", L.Dense(2)).parameters())
+    assert not {"5.weight", "5.bias"} & set(NET.replace_head("4.Relu", L.Dense(2)).parameters())
+    NET.cut("4").replace_head("4", L.Dense(2))  # features, of which a head is asked
 
 
 def test_a_head_on_the_output_itself_and_of_a_function() -> None:
