@@ -300,16 +300,11 @@ def find(graph: ir.Graph, name: str, *, parameters: bool = False) -> ir.Value:
 def _warn_of_logits(graph: ir.Graph, name: str) -> None:
     """Tells who names the layer that makes the logits that the new head comes on top of it."""
     value = find(graph, name)
-    node = value.producer()
-    if (
-        name == value.name
-        or not value.is_graph_output()
-        or node is None
-        or node.op_type not in ("Gemm", "MatMul", "Add")
-    ):
+    made_by = getattr(value.producer(), "op_type", None)
+    if name == value.name or not value.is_graph_output() or made_by not in ("Gemm", "MatMul", "Add"):
         return
-    inside = {n for n, path in with_layers(graph) if path == name or path.startswith(f"{name}.")}
-    read = [x.name for n in inside for x in n.inputs if x is not None and x.producer() not in {None, *inside}]
+    inside = [n for n, path in with_layers(graph) if path == name or path.startswith(f"{name}.")]
+    read = [x.name for n in inside for x in n.inputs if x is not None and x.producer() not in (None, *inside)]
     instead = f"to replace it, name what it reads: replace_head({read[0]!r}, ...); " if read else ""
     warnings.warn(
         f"replace_head({name!r}) puts the head on top of {name}, which makes the model's output; {instead}"
