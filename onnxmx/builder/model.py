@@ -294,9 +294,12 @@ def load(path: str | os.PathLike[str]) -> Model:
     """
     path = Path(path)
     if not path.is_file():
+        of_a_run = path / "model.onnx"
         raise ModelFileError(
             f"expected a model file at {path}; found {'a folder' if path.is_dir() else 'nothing'}",
-            mend="Check the path, or train a model first: onnxmx train.",
+            mend=f"Give the file in it: {of_a_run}"
+            if of_a_run.is_file()
+            else "Check the path, or train a model first: onnxmx train.",
         )
     try:
         if path.stat().st_size > MAX_BYTES:

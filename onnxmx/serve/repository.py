@@ -140,7 +140,7 @@ def _load(name: str, directory: Path, threads: int) -> Entry:
 
 
 def _nothing_to_serve(path: Path) -> UsageError:
-    files = sorted(path.glob("*.onnx"))
+    files = sorted(path.glob("*.onnx"), key=lambda file: (file.name != "model.onnx", file))  # the best of a run first
     mend = f"Give the file itself: {files[0]}" if files else "Lay it out as <model>/<version>/model.onnx."
     return UsageError(
         f"expected a model repository with <model>/<version>/model.onnx in it, found none in {path}", mend=mend

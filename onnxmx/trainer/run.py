@@ -117,7 +117,9 @@ def resume_run(
     if not run.config.is_file():
         raise CheckpointError(
             f"{run.path} expected a run; found no config.toml",
-            mend="Check the path, or start a run: onnxmx train ... -o DIR",
+            mend=f"It was begun in Python, and goes on there: {run.resumption}"
+            if run.started
+            else "Check the path, or start a run: onnxmx train ... -o DIR",
         )
     check_changes(changes or {})
     config = TrainConfig.load(run.config, changes)

@@ -35,6 +35,8 @@ ROWS = [
     # Files of models
     Row("missing model", "evaluate none.onnx --data digits", 1, ("ModelFileError", "none.onnx", "found nothing")),
     Row("folder as model", "evaluate folder.onnx --data digits", 1, ("ModelFileError", "folder.onnx", "a folder")),
+    Row("run as model", "evaluate run --data digits", 1, ("found a folder", "Give the file in it: run/model.onnx")),
+    Row("run to serve", "serve run --port 0", 2, ("UsageError", "Give the file itself: run/model.onnx")),
     Row("text as model", "evaluate text.onnx --data digits", 1, ("ModelFileError", "text.onnx", "not an ONNX file")),
     Row("empty model", "summary empty.onnx", 1, ("ModelFileError", "empty.onnx", "not an ONNX file")),
     Row("cut model", "predict cut.onnx one.npy", 1, ("ModelFileError", "cut.onnx")),
@@ -106,6 +108,7 @@ ROWS = [
     # Runs
     Row("resume nothing", "train --resume nothing", 1, ("CheckpointError", "nothing", "config.toml")),
     Row("resume what is not there", "train --resume none", 1, ("CheckpointError", "none")),
+    Row("resume what Python began", "train --resume python", 1, ("CheckpointError", "mx.resume('python', data")),
     Row("resume with a model", "train lenet --resume run", 2, ("UsageError", "--resume")),
     Row("resume with an option", "train --resume run --lr 9", 2, ("UsageError", "lr", "step.onnx", "time_budget_s")),
     Row("resume with a setting", "train --resume run -s optimizer.lr=9", 2, ("UsageError", "optimizer.lr")),
@@ -331,6 +334,7 @@ def _runs(root: Path, trained: Trained) -> None:
         checkpoint.write_bytes(data)
     for checkpoint in (root / "cut" / "checkpoints").iterdir():
         checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    shutil.copytree(trained.folder, root / "python", ignore=shutil.ignore_patterns("config.toml"))
     step = root / "restepped" / "step.onnx"
     step.write_bytes(step.read_bytes() + b"\x00")
 
