@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import closing
 
 import numpy as np
@@ -145,6 +146,81 @@ def test_the_thread_wakes_up_for_half_of_its_batches(monkeypatch):
     for _ in Loader(DATA, 2, prefetch=16).epoch(0):
         time.sleep(0.001)  # a step takes longer than a batch
     assert len(woken) < 30  # of 52 batches
+
+
+LOADER = "onnxmx-loader"
+
+
+@pytest.fixture
+def restless(monkeypatch):
+    """How often each thread waited and woke another, by name.
+
+    Each wait ends soon though nothing changed, as Python allows it and as one ends that was meant for a state since
+    past: who wakes up has to look again.
+    """
+    seen = {"wait": Counter(), "notify": Counter()}
+    plain = threading.Condition
+
+    class Restless(plain):
+        def wait(self, timeout=None):
+            seen["wait"][threading.current_thread().name] += 1
+            return super().wait(0.001)
+
+        def notify(self, n=1):
+            seen["notify"][threading.current_thread().name] += 1
+            super().notify(n)
+
+    # With a lock it is one of Python's own, of a threading.Event.
+    monkeypatch.setattr(threading, "Condition", lambda lock=None: plain(lock) if lock else Restless())
+    return seen
+
+
+def until(holds):
+    deadline = time.monotonic() + 5
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    assert holds()
+
+
+def test_who_finds_no_batch_looks_again(watched, monkeypatch, restless):
+    waited = restless["wait"]
+    here = threading.current_thread().name
+
+    def begin(self):
+        if Watched.made < 3:
+            until(lambda: waited[here] >= 3 * (Watched.made + 1))
+
+    monkeypatch.setattr(Watched, "begin", begin)
+    with closing(Loader(watched, 5, prefetch=2).epoch(0)) as batches:
+        assert [next(batches)[0] for _ in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("prefetch", [1, 8])
+def test_the_thread_sleeps_until_half_is_gone_however_often_it_wakes(watched, monkeypatch, restless, prefetch):
+    waited, taken = restless["wait"], threading.Event()
+    monkeypatch.setattr(Watched, "begin", lambda self: Watched.made == 0 or taken.wait(5))
+    with closing(Loader(watched, 5, prefetch=prefetch).epoch(0)) as batches:
+        next(batches)
+        taken.set()
+        for ready in range(prefetch, prefetch // 2, -1):
+            until(lambda: Watched.made == 1 + prefetch)
+            looked = waited[LOADER]
+            until(lambda looked=looked: waited[LOADER] >= looked + 3)
+            assert Watched.made == 1 + prefetch, f"it made one though {ready} were ready"
+            next(batches)
+        until(lambda: Watched.made == 1 + prefetch + (prefetch - prefetch // 2))
+
+
+def test_who_waits_for_each_batch_wakes_nobody(watched, monkeypatch, restless):
+    """The thread is awake where it is the slower one."""
+    gate = threading.Semaphore(0)
+    monkeypatch.setattr(Watched, "begin", lambda self: gate.acquire(timeout=5))
+    with closing(Loader(watched, 5, prefetch=8).epoch(0)) as batches:
+        for _ in range(10):
+            gate.release()
+            next(batches)
+        assert restless["notify"][threading.current_thread().name] == 0
+        gate.release(20)
 
 
 def test_as_many_batches_wait_as_memory_allows():
