@@ -20,7 +20,6 @@ from onnxmx.trainer.autodiff.registry import RULES, Refusal
 from tests.trainer.node_compare import FAILED, NEWER, NOT_SMOOTH, PASSED
 from tests.trainer.node_tests import Result, check_all
 from tests.trainer.test_rules import CASES
-from tests.trainer.test_second_order import EXCEPTIONS
 
 RESULTS = Path(__file__).with_name("node_tests.json")
 _HEAD = """\
@@ -109,7 +108,7 @@ def render(summary: Summary) -> str:
         status, what = _described(RULES[name])
         good, total = summary.by_operator.get(name, (0, 0))
         tests = f"{good} of {total}" if total else ""
-        again = EXCEPTIONS.get(name, "yes" if rows[name] else "")
+        again = "yes" if rows[name] else ""
         forms = "; ".join(f"{c.of}: {', '.join(c.forms)}" for c in CHOICES if c.operator == name)
         lines.append((f"`{name}`", status, what, forms, again, str(rows[name] or ""), tests))
     counts = Counter(line[1] for line in lines)

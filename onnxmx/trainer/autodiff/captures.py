@@ -36,8 +36,10 @@ def seeds(g: GraphBuilder, ys: Sequence[ir.Value], dys: Sequence[ir.Value | None
 
 def _as_shaped(g: GraphBuilder, dy: ir.Value, y: ir.Value) -> Value:
     """`dy`, of which more may be known where y is computed: the two branches of an If may have other shapes."""
-    if dy.shape is not None and y.shape is not None and len(dy.shape) != len(y.shape):
-        return g.op("Reshape", dy, g.op("Shape", y))  # in the branch that is not the one that the graph around expects
+    if y.shape is not None and (dy.shape is None or len(dy.shape) != len(y.shape)):
+        # In the branch that is not the one that the graph around expects, or where that expects no rank. A copy of this
+        # node has its rank again, as a copy of an Identity would not.
+        return g.op("Reshape", dy, g.op("Shape", y))
     same = g.op("Identity", dy)
     same.shape = None if y.shape is None else ir.Shape(y.shape)
     return same
