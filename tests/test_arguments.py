@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pytest
@@ -160,6 +160,63 @@ def test_classes_of_ones_own() -> None:
     assert Scale(3.0, name="s").factor == 3.0
     with pytest.raises(UsageError, match=r"Scale expected arguments among factor, .*; found 'scale_factor'"):
         Scale(scale_factor=2)  # type: ignore[call-arg]
+
+
+class Told(Protocol):
+    def tell(self) -> int: ...
+
+
+@runtime_checkable
+class Asked(Protocol):
+    def ask(self) -> int: ...
+
+
+class Kept(ABC):
+    @abstractmethod
+    def keep(self) -> int: ...
+
+
+def test_classes_of_ones_own_that_are_protocols_too() -> None:
+    class First(mx.Callback, Told):
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+        def tell(self) -> int:
+            return self.size
+
+    class Second(Told, Asked, mx.Callback):
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+        def tell(self) -> int:
+            return self.size
+
+        def ask(self) -> int:
+            return self.size
+
+    @dataclass(frozen=True)
+    class Layer(L.Layer, Told):
+        size: int
+
+        def tell(self) -> int:
+            return self.size
+
+    for kind in (First, Second, Layer):
+        assert kind(3).tell() == 3
+        assert "size" in inspect.signature(kind).parameters
+        with pytest.raises(UsageError, match=f"{kind.__name__} expected arguments among size.*; found 'width'"):
+            kind(width=3)
+    assert isinstance(Second(1), Asked)
+    assert not isinstance(First(1), Asked)
+    assert isinstance(First(1), mx.Callback)
+    assert not isinstance(Layer(1), mx.Callback)
+    assert not isinstance(3, L.Layer)
+
+    class Open(mx.Callback, Kept):
+        pass
+
+    with pytest.raises(TypeError, match="abstract"):
+        Open()  # type: ignore[abstract]
 
 
 def test_signatures_stay_visible() -> None:

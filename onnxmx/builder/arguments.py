@@ -10,7 +10,7 @@ import functools
 import inspect
 from abc import ABCMeta
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from onnxmx.builder.source import raised_at, user_line
 from onnxmx.builder.synonyms import instead_of
@@ -21,8 +21,15 @@ R = TypeVar("R")
 C = TypeVar("C")
 
 
-class _Called(ABCMeta):
-    """A class whose call is checked. Not its `__new__`: a copy is made through that, without arguments."""
+class _Called(type(Protocol)):  # type: ignore[misc]  # found at run time: that of abc.ABC, and its subclass
+    """A class whose call is checked. Not its `__new__`: a copy is made through that, without arguments. Nor its
+    `__init__`, which a dataclass gets after all that a base class could do about it.
+
+    A class of the user's may also be one of typing.Protocol or abc.ABC: two metaclasses must be one.
+    """
+
+    __instancecheck__ = ABCMeta.__instancecheck__  # no class here is itself a protocol
+    __subclasscheck__ = ABCMeta.__subclasscheck__
 
     def __call__(cls, /, *args: Any, **kwargs: Any) -> Any:
         takes = _constructor(cls)
