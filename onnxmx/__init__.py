@@ -202,12 +202,16 @@ _HABITS = {
     "initializers": "mx.init",
     "keras": "mx.layers",
     "metric": "mx.metrics",
+    "load_model": "mx.load",
     "loss": "mx.losses",
     "nd": "mx.layers in a model, numpy outside",
     "nn": "mx.layers",
     "optim": "mx.optimizers: mx.Adam, mx.SGD",
+    "random_split": "mx.data.Dataset.hold_out",
     "regularizers": "mx.L1, mx.L2, mx.MaxNorm",
+    "save": "model.save(path), of mx.Model",
     "sym": "mx.layers",
+    "train_test_split": "mx.data.Dataset.hold_out",
 }
 """Names from other libraries, and where to look here."""
 
@@ -227,12 +231,14 @@ def _hint(name: str) -> str:
     return f"; did you mean {near}?" if near else ""
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"onnxmx.{name}")
-    if name in _NAMES:
-        return getattr(importlib.import_module(_NAMES[name]), name)
-    raise AttributeError(f"module 'onnxmx' has no attribute {name!r}{_hint(name)}")
+if not TYPE_CHECKING:  # a type checker finds what is missing by itself
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return importlib.import_module(f"onnxmx.{name}")
+        if name in _NAMES:
+            return getattr(importlib.import_module(_NAMES[name]), name)
+        raise AttributeError(f"module 'onnxmx' has no attribute {name!r}{_hint(name)}")
 
 
 def __dir__() -> list[str]:

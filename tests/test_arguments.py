@@ -67,6 +67,9 @@ FOREIGN: dict[str, tuple[Callable[[], Any], str, str]] = {
     "too few of a method": (lambda: MODEL.save(), "save expected 'path'; found none", r"Call it as save\(path\)"),
     "too many of a method": (lambda: MODEL.save("a", "b"), "expected path by place; found 2 values", "Leave the"),
     "twice of a method": (lambda: MODEL.save("a", path="b"), "'path' once; found it by place and by name", "Leave one"),
+    "keras split": (lambda: mx.fit(ANY, ANY, validation_split=0.2), "found", r"data\.hold_out\(0\.2\)"),
+    "keras shape": (lambda: L.Dense(3).build((None, 4)), "build expected nothing by place", "by name, .*x="),
+    "two arrays to a step": (lambda: mx.Trainer(MODEL).step(1, 2), "step expected batch by place", "one dict of"),
     "too few of a class": (lambda: mx.data.Dataset.from_arrays(), "from_arrays expected 'inputs'; found none", "Call"),
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.builder.kinds import fits
 from onnxmx.errors import DataError, GraphError, UsageError
+from onnxmx.trainer.loop import Run
 from tests.builder.bad_input import Bad
 from tests.trainer.nets import blob_net
 
@@ -28,6 +29,7 @@ ANY: Any = None
 THREE: Any = 3
 FILE: Any = "lenet.onnx"
 DATA = mx.data.Dataset.from_arrays(np.zeros((8, 4), np.float32), np.zeros(8, np.int64))
+RUN: Any = Run(ANY, ANY, {}, [])
 TABLE: dict[str, tuple[Callable[[], Any], str]] = {
     "a number to quantize on": (lambda: mx.quantize(blob_net(), THREE, DATA, "x.onnx"), "calibration as a Dataset;"),
     "arrays to quantize on": (lambda: mx.quantize(blob_net(), np.zeros((8, 4)), DATA, "x.onnx"), "found ndarray"),  # type: ignore[arg-type]
@@ -39,6 +41,10 @@ TABLE: dict[str, tuple[Callable[[], Any], str]] = {
     "a number to find a batch with": (lambda: mx.find_batch_size(blob_net(), THREE), "data as a Dataset; found 3"),
     "text as a number of steps": (lambda: mx.find_lr(blob_net(), DATA, low="a"), "low as a number; found 'a'"),  # type: ignore[arg-type]
     "a number to compile": (lambda: mx.compile_step(THREE, loss="huber", optimizer=mx.SGD()), "model as a Model"),
+    "a run to differentiate": (lambda: mx.grad(RUN, wrt="x"), r"found Run\n.*\n.* a run has run\.model"),
+    "a run to evaluate": (lambda: mx.evaluate(RUN, DATA), r"found Run\n.* a run has run\.model"),
+    "a list as a model": (lambda: mx.Model([L.Dense(3)]), r"Model expected an onnx_ir.Model; found list"),  # type: ignore[arg-type]
+    "a share to validate on": (lambda: mx.fit(blob_net(), DATA, validation=0.2), r"found float\n.*data\.hold_out"),  # type: ignore[arg-type]
     "a number to train": (lambda: mx.Trainer(THREE), "expected model as a Model; found 3"),
     "a number to go on with": (lambda: mx.resume(THREE), "folder as text or a path; found 3"),
     "a number to load": (lambda: mx.load(THREE), "load expected path as text or a path; found 3"),

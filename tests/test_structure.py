@@ -80,11 +80,18 @@ def test_imports_flow_one_way(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(NAMESPACES))
 def test_a_namespace_is_another_module_by_a_shorter_name(name: str) -> None:
-    (home,) = imported(name, ast.walk(tree(name)))
+    (home,) = {n.module for n in ast.walk(tree(name)) if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"}
+    assert home is not None
     short, long = importlib.import_module(name), importlib.import_module(home)
     assert getattr(mx, name.removeprefix("onnxmx.")) is short
     assert short.__all__ is long.__all__
     assert all(getattr(short, public) is getattr(long, public) for public in long.__all__)
+
+
+def test_type_checkers_see_every_public_name() -> None:
+    checked = next(n for n in tree("onnxmx").body if isinstance(n, ast.If))
+    seen = {alias.name for node in checked.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == {*mx._MODULES, *mx._NAMES}
 
 
 def test_names_are_imported_from_a_namespace_before_anything_else() -> None:

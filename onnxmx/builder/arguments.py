@@ -242,6 +242,10 @@ def _refused(name: str, takes: _Takes, args: tuple[Any, ...], kwargs: Mapping[st
         mend = "Give the others by name." if set(takes.names) - set(takes.places) else "Leave the others out."
         if "data" in takes.places:  # Keras: fit(x, y)
             mend = "Make one of arrays: data=mx.data.Dataset.from_arrays(x, y). " + mend
+        elif name == "build":
+            mend = "Give each input by name, with its shape: build(x=('batch', 4))."
+        elif name == "step":
+            mend = "Make one dict of all arrays: step({'image': x, 'label': y})."
     elif twice:
         expected, found = f"{twice[0]!r} once", "it by place and by name"
         mend = "Leave one of them out."

@@ -111,7 +111,7 @@ _WORDS: dict[type, str] = {
     **dict.fromkeys(_LISTS, "a list"),
 }
 _MENDS = {
-    "Model": "mx.load('lenet.onnx') reads one; net.build(x=('batch', 4)) makes one of a layer.",
+    "Model": "mx.load('lenet.onnx') reads one; net.build(x=('batch', 4)) makes one of a layer; a run has run.model.",
     "Dataset": "Make one of arrays: mx.data.Dataset.from_arrays(x, labels).",
     "PathLike": "Such as 'lenet.onnx'.",
     "Value": "To run on arrays, build a model first: model = net.build(x=(...)); model(array).",

@@ -154,6 +154,12 @@ class Model(Surgery):
     """
 
     def __init__(self, model: ir.Model) -> None:
+        if not isinstance(model, ir.Model):
+            raise UsageError(
+                f"Model expected an onnx_ir.Model; found {type(model).__name__}",
+                at=user_line(),
+                mend="mx.load('lenet.onnx') reads a file; net.build(x=('batch', 4)) makes a model of a layer.",
+            )
         super().__init__(model)
         self.inputs = {p.name: p for p in map(_port, real_inputs(model.graph))}
         self.outputs = {p.name: p for p in map(_port, model.graph.outputs)}

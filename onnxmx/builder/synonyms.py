@@ -72,7 +72,7 @@ _SYNONYMS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("train_data", "train_loader", "train_dataset", "dataset", "dataloader"): ("data",),
     ("x", "y", "X"): ("data=mx.data.Dataset.from_arrays(x, y)", "inputs=..., labels=..."),
     ("validation_data", "val_data", "valid_data", "eval_data", "val", "test_data"): ("validation",),
-    ("validation_split",): ("validation=mx.data.Dataset.from_arrays(...)",),
+    ("validation_split",): ("Hold samples out: train, test = data.hold_out(0.2); fit(model, train, validation=test).",),
     ("metrics", "metric", "eval_metric"): ("measure",),
     ("num_epochs", "num_epoch", "nb_epoch", "n_epochs", "max_epochs"): ("epochs",),
     ("criterion", "loss_fn", "loss_function", "objective"): ("loss",),

@@ -51,12 +51,14 @@ def evaluate(
 
 def check_kinds(caller: str, model: Any, data: Any, validation: Any = None) -> None:
     """Raises UsageError for what is easily given in place of a model and datasets."""
-    build = 'Build a layer first: layer.build(x=("batch", 784)); load a file: mx.load(path).'
+    build = 'Build a layer first: layer.build(x=("batch", 784)); load a file: mx.load(path); a run has run.model.'
     arrays = "Make one of arrays: mx.data.Dataset.from_arrays(x, labels)."
+    held_out = "Hold samples out of the others: train, test = data.hold_out(0.2)."
+    validating = held_out if isinstance(validation, float) else arrays
     rows = (
         ("a model", model, isinstance(model, Model), build),
         ("a dataset", data, isinstance(data, Dataset), arrays),
-        ("validation data", validation, validation is None or isinstance(validation, Dataset), arrays),
+        ("validation data", validation, validation is None or isinstance(validation, Dataset), validating),
     )
     for what, found, fits, mend in rows:
         if not fits:

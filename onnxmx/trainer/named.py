@@ -1,13 +1,13 @@
-"""Losses and metrics as text: `huber`, and with options `huber:delta=0.5,weight=0.3`."""
+"""Losses, metrics, optimizers by name: `huber`, as text with options `huber:delta=0.5,weight=0.3`."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Never
 
-from onnxmx.errors import UsageError, unknown_name
+from onnxmx.errors import UsageError, nearest, unknown_name
 
 _LONGEST = 10_000  # characters of options: the text may come from a file of someone else's
 
@@ -20,6 +20,8 @@ def named(kind: str, text: str, table: Mapping[str, Any], short: Mapping[str, An
     name, _, options = text.partition(":")
     found = {**short, **table}.get(name)
     if found is None:
+        if meant := as_named_elsewhere(name, table):
+            raise UsageError(f"no {kind} named {name!r}", mend=f"Did you mean {meant!r}?")
         raise unknown_name(kind, name, table)
     values = _values(kind, text, options)
     known = [f.name for f in dataclasses.fields(found) if f.init]
@@ -27,6 +29,59 @@ def named(kind: str, text: str, table: Mapping[str, Any], short: Mapping[str, An
         if option not in known:
             raise unknown_name(f"option of {name}", option, known)
     return found(**values)
+
+
+_ELSEWHERE = {
+    "softmax_cross_entropy": "ce crossentropy categoricalcrossentropy sparsecategoricalcrossentropy nll",
+    "sigmoid_bce": "bce bcewithlogits binarycrossentropy sigmoidbinarycrossentropy",
+    "mean_squared_error": "mse l2",
+    "mean_absolute_error": "mae l1",
+    "huber": "smoothl1",
+    "kl": "kld kldiv kldivergence",
+    "poisson": "poissonnll",
+    "triplet": "tripletmargin",
+    "cosine_embedding": "cosinesimilarity cosinedistance",
+    "accuracy": "acc binaryaccuracy categoricalaccuracy sparsecategoricalaccuracy accuracyscore",
+    "top_k": "top5 topkaccuracy topkcategoricalaccuracy sparsetopkcategoricalaccuracy",
+    "f_beta": "f1 f1score fbetascore",
+    "auc": "auroc rocauc rocaucscore",
+    "iou": "jaccard jaccardindex meaniou miou",
+    "mcc": "matthewscorrcoef matthewscorrelationcoefficient",
+    "r2": "r2score",
+    "pearson": "pearsoncorrelation pearsoncorrcoef",
+    "root_mean_squared_error": "rmse rootmeansquarederror",
+    "nag": "nesterov",
+    "cosine": "cosineannealinglr cosinedecay",
+    "cosine_restarts": "cosineannealingwarmrestarts cosinedecayrestarts",
+    "cyclic": "cycliclr",
+    "exponential": "exponentiallr exponentialdecay",
+    "linear": "linearlr",
+    "multi_step": "multisteplr piecewiseconstantdecay multifactorscheduler",
+    "one_cycle": "onecyclelr",
+    "plateau": "reducelronplateau",
+    "polynomial": "polynomiallr polynomialdecay",
+    "step": "steplr factorscheduler",
+}
+"""By name here, what other libraries call it, without capitals, underscores and `Loss` at the end."""
+
+
+def as_named_elsewhere(name: str, table: Mapping[str, Any]) -> str | None:
+    """The name in `table` of what other libraries, or a class here, call `name`; None where none is known."""
+    plain = name.lower().replace("_", "").removesuffix("loss")
+    called = (key for key in table if plain in (key.replace("_", ""), *_ELSEWHERE.get(key, "").split()))
+    return next(called, None)
+
+
+def absent(where: str, table: Mapping[str, type]) -> Callable[[str], Never]:
+    """The `__getattr__` of a module `where` with the classes of `table`: a name that it has not is answered by one."""
+
+    def __getattr__(name: str) -> Never:
+        meant = as_named_elsewhere(name, table)
+        near = table[meant].__name__ if meant else nearest(name, [kind.__name__ for kind in table.values()])
+        more = f"; did you mean {near}?" if near and not name.startswith("_") else ""
+        raise AttributeError(f"{where} has no {name!r}{more}")
+
+    return __getattr__
 
 
 def spell(name: str, made: Any) -> str:

@@ -138,6 +138,7 @@ class Trainer(CheckedArguments):
         self._evaluator: Evaluator | None = None
         self._objective: tuple[Objective, dict[str, ir.Value]] | None = None
 
+    @checked_arguments
     def step(self, batch: dict[str, Array]) -> dict[str, float]:
         """One update.
 

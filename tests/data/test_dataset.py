@@ -94,6 +94,28 @@ def test_shapes_subset_take_rename():
         ds.take(0)
 
 
+@pytest.mark.parametrize(("count", "share", "held"), [(2, 0.2, 1), (2, 0.9, 1), (10, 0.25, 2), (101, 0.5, 50)])
+def test_hold_out(count, share, held):
+    whole = Dataset.from_arrays(np.arange(count), np.arange(count) * 2)
+    train, test = whole.hold_out(share)
+    assert (train.split, len(train), test.split, len(test)) == ("train", count - held, "test", held)
+    found = [part.inputs["x"] for part in (train, test)]
+    assert all((np.diff(x) > 0).all() for x in found)  # in the order of the whole
+    np.testing.assert_array_equal(np.sort(np.concatenate(found)), np.arange(count))
+    np.testing.assert_array_equal(train.labels["label"], found[0] * 2)
+    assert whole.hold_out(share)[1].digest() == test.digest()
+    if count > 10:
+        assert whole.hold_out(share, seed=1)[1].digest() != test.digest()
+
+
+@pytest.mark.parametrize("share", [0, 1, 1.5, -0.1, "a", None])
+def test_a_share_that_is_none(share):
+    with pytest.raises(UsageError, match=r"hold_out expected (a share between 0 and 1|share as a number)"):
+        make().hold_out(share)
+    with pytest.raises(DataError, match="2 samples or more"):
+        make().take(1).hold_out()
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import onnx_ir as ir
 
-from onnxmx.builder.arguments import CheckedArguments
+from onnxmx.builder.arguments import CheckedArguments, checked_arguments
 from onnxmx.builder.graph import GraphBuilder, Value, describe
 from onnxmx.builder.literals import is_size
 from onnxmx.builder.source import line_of, user_line
@@ -99,6 +99,7 @@ class Layer(CheckedArguments):
         if not xs:
             raise UsageError(f"{kind} expected a graph value; found none", at=user_line(), mend="Call it as layer(x).")
 
+    @checked_arguments
     def build(self, *, seed: int = 0, **inputs: InputSpec) -> Model:
         """This layer as a whole model. See `onnxmx.build`."""
         from onnxmx.builder.model import build

@@ -6,6 +6,7 @@ from onnxmx.errors import nearest
 
 _ACTIVATIONS = ("ReLU", "ReLU6", "GELU", "SELU", "SiLU", "Sigmoid", "Tanh", "Softplus", "Softsign", "Mish")
 _HABITS = {
+    "Input": "mx.Input",
     "Linear": "Dense",
     "Module": "Layer",
     "ModuleList": "Sequential",

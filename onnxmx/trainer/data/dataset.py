@@ -17,6 +17,7 @@ import numpy.typing as npt
 from onnxmx.builder.arguments import CheckedArguments, checked_arguments
 from onnxmx.builder.source import user_line
 from onnxmx.errors import DataError, UsageError
+from onnxmx.trainer.data.order import shuffled
 
 Array = npt.NDArray[Any]
 Indices = npt.ArrayLike | slice
@@ -172,6 +173,24 @@ class Dataset(CheckedArguments):
             inputs={key: array[chosen] for key, array in self.inputs.items()},
             labels={key: array[chosen] for key, array in self.labels.items()},
         )
+
+    @checked_arguments
+    def hold_out(self, share: float = 0.2, *, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """Two datasets: most samples to train on, and `share` of them, drawn at random, to validate or test on.
+
+            train, test = data.hold_out(0.2)
+
+        share: between 0 and 1; each dataset gets one sample at least, and keeps the order that they have here.
+        Raises UsageError for another share, DataError for fewer than two samples.
+        """
+        if not 0 < share < 1:
+            raise UsageError(f"hold_out expected a share between 0 and 1; found {share!r}", at=user_line())
+        if len(self) < 2:
+            raise DataError(f"{self._here} expected 2 samples or more, one of them to test; found {len(self)}")
+        order = shuffled(len(self), seed)
+        count = min(max(1, int(len(self) * share)), len(self) - 1)
+        rest, held = (self.subset(np.sort(part)) for part in (order[count:], order[:count]))
+        return rest, replace(held, split="test")
 
     def take(self, n: int) -> Dataset:
         """The first `n` samples (all of them when there are fewer). Raises UsageError when n < 1."""

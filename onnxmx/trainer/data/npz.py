@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -12,13 +11,12 @@ import numpy as np
 from onnxmx.builder.arguments import checked_arguments
 from onnxmx.errors import DataError, OnnxmxWarning, nearest
 from onnxmx.trainer.data.dataset import Array, Dataset
-from onnxmx.trainer.data.order import shuffled
 from onnxmx.trainer.data.registry import check_split
 
 _INPUTS = {"train": ("x", "x_train"), "test": ("x_test",)}
 _LABELS = {"train": ("y", "y_train"), "test": ("y_test",)}
-_HELD_OUT = 5
-"""One sample in so many is held out of a file without a test split."""
+_HELD_OUT = 0.2
+"""The share of the samples that is held out of a file without a test split."""
 _EXTRAS = ("classes", "scale", "shift")
 _KNOWN = [name for table in (_INPUTS, _LABELS) for names in table.values() for name in names] + list(_EXTRAS)
 
@@ -74,18 +72,14 @@ def split_npz(path: str | PathLike[str], split: str) -> Dataset:
     if given or not {*_INPUTS["train"]} & set(found):
         return load_npz(path, split)
     whole = load_npz(path)
-    if len(whole) < 2:
-        raise DataError(f"{path}: expected 2 samples or more, one of them to test; found {len(whole)}")
+    train, test = whole.hold_out(_HELD_OUT)
     warnings.warn(
         f"{path} has no x_test: a fifth of its {len(whole)} samples, the same in every command, is its test split, "
         "and the rest its train split",
         OnnxmxWarning,
         stacklevel=2,
     )
-    order = shuffled(len(whole), seed=0)
-    test = max(1, len(whole) // _HELD_OUT)
-    chosen = order[:test] if split == "test" else order[test:]
-    return replace(whole.subset(np.sort(chosen)), split=split)
+    return test if split == "test" else train
 
 
 def _read(path: Path, wanted: set[str]) -> tuple[dict[str, Array], list[str]]:
