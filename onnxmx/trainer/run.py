@@ -194,6 +194,8 @@ def resolve_model(name: str, data: Dataset | None = None, seed: int = 0) -> Mode
         raise UsageError(f"{name} expected the name of a function after the file", mend=f"For example {name}:net")
     if name.endswith(".onnx") or os.sep in name or Path(name).exists():
         return load(name)
+    if Path(f"{path}.py").is_file():
+        raise UsageError(f"no model named {name!r}", mend=f"One in a file is {path}.py:{function_name}.")
     raise unknown_name("model", name, models.MODELS)
 
 

@@ -14,7 +14,7 @@ from onnxmx.builder.arguments import CheckedArguments, checked_arguments
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import check_provider, cores
-from onnxmx.errors import DataError
+from onnxmx.errors import CheckpointError, DataError
 from onnxmx.trainer import losses, state
 from onnxmx.trainer.averages import AverageLike
 from onnxmx.trainer.clipping import Transform
@@ -201,8 +201,15 @@ class Trainer(CheckedArguments):
         """What makes loss and metrics of added sums, and the measure that chooses the best epoch.
 
         data: what it trains on.   validated: whether there are measures of validation data.
+        Raises CheckpointError where the metrics are not those that the step was compiled with.
         """
         objective = Objective.of(losses.get(self._loss), outputs_of(self._model), specs_of(data.labels), self._measure)
+        counted = {name.removeprefix("sum.") for name in self.engine.sums} - {"loss"}
+        if counted != set(objective.metrics):
+            raise CheckpointError(
+                f"a run expected the metrics that it began with, {sorted(counted)}; found {sorted(objective.metrics)}",
+                mend="Give them again: resume(..., measure=[...]).",
+            )
         name, larger = objective.best_by
         criterion = (f"validation_{name}", 1 if larger else -1) if validated else ("loss", -1)
         return Figures(objective, {name: total.shape for name, total in self.engine.sums.items()}), criterion

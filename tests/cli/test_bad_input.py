@@ -43,6 +43,7 @@ ROWS = [
     Row("cut model to serve", "serve cut.onnx --port 0", 1, ("ModelFileError", "cut.onnx")),
     Row("folder without models to serve", "serve nothing --port 0", 2, ("UsageError", "nothing")),
     Row("missing python file", "train none.py:net --data digits", 1, ("ModelFileError", "none.py")),
+    Row("module for a file", "train nets:small --data digits", 2, ("UsageError", "'nets:small'", "nets.py:small")),
     Row("function typo", "train nets.py:smal --data digits", 2, ("UsageError", "smal", "'small'")),
     Row("python file that fails", "train broken.py:net --data digits", 1, ("ModelFileError", "ZeroDivisionError")),
     # Names

@@ -12,6 +12,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import onnxmx as mx
+from onnxmx import layers as L
 from onnxmx.errors import CheckpointError, DataError, OnnxmxError
 from onnxmx.trainer import state
 from onnxmx.trainer.config import TrainConfig
@@ -126,6 +128,18 @@ def test_other_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d.npz").unlink()
     with pytest.raises(DataError):
         resume_run(run, progress=False)
+
+
+def test_other_metrics_are_refused(tmp_path: Path) -> None:
+    data, run = mx.data.digits("train").take(32), tmp_path / "run"
+    model = L.Sequential(L.Flatten(), L.Dense(10)).build(image=("batch", 1, 8, 8))
+    mx.fit(model, data, measure=["accuracy", "top_k:k=3"], out=run, progress=False)
+    before = state_of(run)
+    for measure in (None, ["accuracy"], ["accuracy", "top_k:k=3", "mcc"]):
+        with pytest.raises(CheckpointError, match=r"began with, \['accuracy', 'top_3'\]; found(.|\n)*measure=\["):
+            mx.resume(run, data, measure=measure, progress=False)
+    assert state_of(run) == before
+    mx.resume(run, data, measure=["accuracy", "top_k:k=3"], progress=False)
 
 
 def test_a_checkpoint_of_another_model_is_named_part_by_part(tmp_path: Path) -> None:
