@@ -8,10 +8,7 @@ _HABITS: dict[tuple[str, ...], dict[str, str]] = {
     ("--config", "--cfg", "-c"): {"--set": "Give the file as the argument: onnxmx train config.toml"},
     ("--model", "--model-name", "--network", "-m"): {"model": "Give the model as the argument, without an option."},
     ("--learning-rate",): {"--lr": "Give --lr."},
-    ("--metric", "--metrics", "--measure"): {
-        "--measure": "Give --measure.",
-        "--set": "Give the key of config.toml: -s measure=accuracy",
-    },
+    ("--metric", "--metrics"): {"--measure": "Give --measure."},
     ("--weight-decay", "--wd"): {"--set": "Give the key of config.toml: -s optimizer.weight_decay=1e-4"},
     ("--momentum",): {"--set": "Give the key of config.toml: --optimizer momentum -s optimizer.momentum=0.9"},
     ("--amp", "--fp16", "--half"): {"--precision": "Give --precision float16."},

@@ -93,6 +93,7 @@ onnxmx train --resume runs/first --time-budget 3600"""
     choices_in="onnxmx.trainer.logs:LOGS",
     help="What to write besides metrics.jsonl; again for another. By default curves, where matplotlib is installed.",
 )
+@option("--measure", field="measure", multiple=True, metavar="METRIC", help="What to measure; again for another.")
 @_flag("--profile", field="profile", help="Time a step's operators first; say where the time goes, by layer.")
 @_flag("--fast-dev-run", field="fast_dev_run", help="Two steps, validation and every file, and no run is left behind.")
 @_flag("--overfit-one-batch", field="overfit_one_batch", help="Every step on the first batch, to see its loss fall.")
@@ -106,6 +107,7 @@ def train(
     resume: str | None,
     settings: tuple[str, ...],
     logs: tuple[str, ...],
+    measure: tuple[str, ...],
     find_lr: str | None,
     find_batch_size: bool,
     **options: Any,
@@ -127,7 +129,7 @@ def train(
     from onnxmx.trainer.tables import parse_setting
 
     started = time.perf_counter()
-    options["logs"] = list(logs) or None
+    options |= {"logs": list(logs) or None, "measure": list(measure) or None}
     if resume is not None:
         _alone(model=model, out=out, overwrite=overwrite, find_lr=find_lr, find_batch_size=find_batch_size)
         folder = Path(resume)

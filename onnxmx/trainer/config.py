@@ -44,7 +44,7 @@ class TrainConfig:
     """All that is needed to repeat a run. A field that may be absent is None then.
 
     model: a name of the zoo, `path.py:function`, or an ONNX file.   data: a name, or an .npz file.
-    optimizer: a name, or a table of a name and its options, `groups` of {match, lr, decay} among them.
+    optimizer: a name, or text or a table of a name and its options, `groups` of {match, lr, decay} among them.
     lr: optimizer.lr in short; by default the optimizer's own.
     schedule: a name or a table of a name, its options, and `warmup`, `warmup_kind`, `warmup_start`; several in a list
     follow one another, each but the last with its `updates`.

@@ -17,18 +17,28 @@ def named(kind: str, text: str, table: Mapping[str, Any], short: Mapping[str, An
 
     Raises UsageError for an unknown name or option, and for a value that is not allowed.
     """
-    name, _, options = text.partition(":")
+    name, values = parts(kind, text)
     found = {**short, **table}.get(name)
     if found is None:
-        if meant := as_named_elsewhere(name, table):
-            raise UsageError(f"no {kind} named {name!r}", mend=f"Did you mean {meant!r}?")
-        raise unknown_name(kind, name, table)
-    values = _values(kind, text, options)
+        raise unknown(kind, name, table)
     known = [f.name for f in dataclasses.fields(found) if f.init]
     for option in values:
         if option not in known:
             raise unknown_name(f"option of {name}", option, known)
     return found(**values)
+
+
+def parts(kind: str, text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options in a text. Raises UsageError where the options cannot be read."""
+    name, _, options = text.partition(":")
+    return name, _values(kind, text, options)
+
+
+def unknown(kind: str, name: str, table: Mapping[str, Any]) -> UsageError:
+    """The error for a name that is not in `table`; it offers what other libraries call so, or the nearest one."""
+    if meant := as_named_elsewhere(name, table):
+        return UsageError(f"no {kind} named {name!r}", mend=f"Did you mean {meant!r}?")
+    return unknown_name(kind, name, table)
 
 
 _ELSEWHERE = {
@@ -104,7 +114,7 @@ def _values(kind: str, text: str, options: str) -> dict[str, Any]:
         return {str(k.arg): _value(k.value) for k in call.keywords}
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UsageError(
-            f"a {kind} expected a name and options, as in huber:delta=0.5,weight=2; found {text[:80]!r}",
+            f"{kind} expected a name and options, as in huber:delta=0.5,weight=2; found {text[:80]!r}",
             mend="Options follow a colon, with commas between them; a list is written [1,2].",
         ) from error
 

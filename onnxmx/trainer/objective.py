@@ -59,6 +59,11 @@ class Objective:
         whole = isinstance(loss, Loss)
         parts = [("", loss)] if isinstance(loss, Loss) else list(loss.tasks)
         if isinstance(measure, Mapping):
+            if whole:
+                raise UsageError(
+                    f"measure expected the metrics of one loss; found them by output, {sorted(map(str, measure))}",
+                    mend="For example measure=['accuracy'].",
+                )
             if strange := [name for name in measure if name not in dict(parts)]:
                 raise unknown_name("loss to measure beside", strange[0], dict(parts))
         elif measure and not whole:

@@ -1,4 +1,7 @@
-"""Tables of a configuration: `{name = "adamw", beta1 = 0.8}`, checked against the class that the name stands for."""
+"""Tables of a configuration: `{name = "adamw", beta1 = 0.8}`, checked against the class that the name stands for.
+
+As text such a table is `adamw:beta1=0.8`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from onnxmx.errors import UsageError, nearest, unknown_name
+from onnxmx.errors import UsageError, nearest
+from onnxmx.trainer.named import parts, unknown
 
 Table = dict[str, Any]
 
@@ -23,7 +27,7 @@ def make(what: str, found: str | Table, kinds: Mapping[str, Any], kind: str = ""
     table = as_table(what, found)
     name, options = table["name"], {k: v for k, v in table.items() if k != "name"}
     if name not in kinds:
-        raise unknown_name(kind or what, str(name), kinds)
+        raise unknown(kind or what, name, kinds)
     fields = {f.name: f for f in dataclasses.fields(kinds[name]) if f.init and f.name not in given}
     hints = get_type_hints(kinds[name])
     for key, value in options.items():
@@ -37,8 +41,8 @@ def make(what: str, found: str | Table, kinds: Mapping[str, Any], kind: str = ""
 
 
 def as_table(what: str, found: Any, default: str | None = None) -> Table:
-    """A table with a name, which is `default` where it has none, or a name alone. Raises UsageError for others."""
-    table = {"name": found} if isinstance(found, str) else found
+    """A table with a name, which is `default` where it has none, or text. Raises UsageError for others."""
+    table = _of_text(what, found) if isinstance(found, str) else found
     if isinstance(table, dict) and default is not None:
         table = {"name": default, **table}
     if not isinstance(table, dict) or not isinstance(table.get("name"), str):
@@ -46,6 +50,11 @@ def as_table(what: str, found: Any, default: str | None = None) -> Table:
             f"{what} expected a name or a table with one; found {found!r}", mend=f'Such as {what}.name = "...".'
         )
     return table
+
+
+def _of_text(what: str, text: str) -> Table:
+    name, options = parts(what, text)
+    return {"name": name, **options}
 
 
 def listed(found: Any) -> list[Any]:
@@ -115,7 +124,7 @@ def _step(place: Any, key: str, where: str, shorthands: Mapping[str, str]) -> An
         return place[_index(place, key, where)]
     found = place.get(key, {})
     if isinstance(found, str):
-        found = {"name": found}
+        found = _of_text(where, found)
     elif isinstance(found, (int, float)):
         found = {"name": shorthands[key]} if key in shorthands else found
     if not isinstance(found, (dict, list)):

@@ -20,7 +20,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_trials_leave_nothing_behind(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = here(capsys, *LENET, "--fast-dev-run", "-o", "run", "-s", "measure=mcc")
+    done = here(capsys, *LENET, "--fast-dev-run", "-o", "run", "--measure", "mcc")
     assert done.code == 0, done.err
     assert re.match(r"it all works: loss [\d.]+  mcc .* validation_mcc [\d.]+\nnext: the same without", done.out)
     done = here(capsys, *LENET, "--overfit-one-batch", "--schedule", "constant", "--epochs", "4", "--lr", "0.003")

@@ -106,6 +106,35 @@ def test_what_it_makes() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "table"),
+    [
+        ({"optimizer": "sgd:lr=0.1,momentum=0.9"}, {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}),
+        ({"optimizer": "adamw:beta1=0.8", "lr": 0.1}, {"optimizer": {"name": "adamw", "beta1": 0.8}, "lr": 0.1}),
+        (
+            {"schedule": "multi_step:at=[3,5],warmup=2"},
+            {"schedule": {"name": "multi_step", "at": [3, 5], "warmup": 2}},
+        ),
+        (
+            {"clip": ["centralize", "value:limit=0.5"]},
+            {"clip": [{"name": "centralize"}, {"name": "value", "limit": 0.5}]},
+        ),
+        ({"regularize": "l2:strength=0.1"}, {"regularize": {"name": "l2", "strength": 0.1}}),
+        ({"average": "ema:decay=0.9"}, {"average": {"name": "ema", "decay": 0.9}}),
+        ({"mix": "mixup:alpha=0.3"}, {"mix": {"name": "mixup", "alpha": 0.3}}),
+    ],
+)
+def test_a_table_as_text(text: dict[str, Any], table: dict[str, Any]) -> None:
+    made = [TrainConfig("mlp", "digits", **found) for found in (text, table)]
+    assert made[0].make_update() == made[1].make_update()
+    assert made[0].make_plan() == made[1].make_plan()
+
+
+def test_a_part_of_a_table_that_is_text_is_set() -> None:
+    settings = {"model": "mlp", "data": "digits", "optimizer": "sgd:lr=0.1,momentum=0.9", "optimizer.lr": 0.2}
+    assert TrainConfig.of_settings(settings).optimizer == {"name": "sgd", "lr": 0.2, "momentum": 0.9}
+
+
 @pytest.mark.parametrize("measure", ["r2", ["r2"], ["r2", "pearson"]])
 def test_one_metric_or_several(tmp_path: Path, measure: Any) -> None:
     TrainConfig("mlp", "digits", measure=measure).save(tmp_path / "config.toml")
