@@ -81,8 +81,10 @@ def serve(
         with ThreadPoolExecutor(callers, "onnxmx-run") as pool:
             app = create_app(repository, pool, limits)
             ready = sum(entry.ready for entry in repository)
+            names = list(dict.fromkeys(entry.name for entry in repository if entry.ready))
             line = (
                 f"onnxmx: serving {ready} model{'s' * (ready != 1)} at {_url(listener)} ({callers} x {threads} threads)"
+                + (f": {', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)}" if names else "")
             )
             server = _server(app, line, grace_s)
             try:
@@ -91,6 +93,10 @@ def serve(
             finally:
                 repository.stop()
                 pool.shutdown(cancel_futures=True)
+
+
+_SHOWN = 8
+"""Names of models, at most, in the line that says that they are served."""
 
 
 def _server(app: object, ready_line: str, grace_s: float) -> uvicorn.Server:

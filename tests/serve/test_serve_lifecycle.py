@@ -73,6 +73,7 @@ def exchange(server: Server, *parts: bytes, pause_s: float = 0.0) -> bytes:
 def test_one_file_is_served_under_its_stem(mlp_model: Path) -> None:
     with Server(mlp_model) as server, server.client() as client:
         assert server.started[-1].startswith(f"onnxmx: serving 1 model at http://127.0.0.1:{server.port}/v2")
+        assert server.started[-1].rstrip().endswith(" threads): mlp")
         assert client.get("/v2/models/mlp/versions/1").json()["versions"] == ["1"]
 
 
