@@ -37,6 +37,7 @@ def open_session(
     lean: bool = False,
     profile: str | None = None,
     awake: bool = False,
+    integer: bool = True,
 ) -> Any:
     """An `onnxruntime.InferenceSession` for a serialized model.
 
@@ -48,6 +49,7 @@ def open_session(
     profile: where to write a trace, the beginning of a file's path; `end_profiling` of the session gives the whole.
     awake: worker threads wait a millisecond for the next run before they sleep: for runs that follow one another. Only
     from ONNX Runtime 1.26 on.
+    integer: whether to fuse what lies between DequantizeLinear and QuantizeLinear into integer kernels.
     Raises GraphError when ONNX Runtime refuses the graph.
     """
     ort = runtime()
@@ -57,6 +59,7 @@ def open_session(
     options.enable_mem_pattern = not lean
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile
+    options.add_session_config_entry("session.disable_quant_qdq", str(int(not integer)))
     # Left alone, threads of an idle session go on spinning for 45 ms and slow down the others of the process.
     awake = awake and spins_as_long_as_it_is_told(ort.__version__)
     options.add_session_config_entry("session.force_spinning_stop", "0" if awake else "1")

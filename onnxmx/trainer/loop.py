@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import signal
@@ -23,12 +22,12 @@ from onnxmx.errors import DivergedError, StoppedError
 from onnxmx.files import write_atomic
 from onnxmx.trainer import callbacks as moments
 from onnxmx.trainer.data import Dataset, Loader
-from onnxmx.trainer.evaluate import add
 from onnxmx.trainer.offender import find_offender
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.progress import Reporter
 from onnxmx.trainer.qat import deployed
 from onnxmx.trainer.run_directory import Log, Position, RunDirectory
+from onnxmx.trainer.sums import Sums
 from onnxmx.trainer.timing import Timing
 from onnxmx.trainer.trainer import Trainer
 
@@ -82,11 +81,13 @@ class Loop:
         self._loader = Loader(data, plan.batch_size, plan.seed)
         for size in {min(plan.batch_size, len(data)), len(data) % plan.batch_size} - {0}:
             trainer.engine.check(data.batch(slice(size)))
+        self._held = trainer.engine.hold(data)
         if validation:
             trainer.prepare_evaluation(validation)
         self._figures, self.criterion = trainer.figures(data, validation is not None)
-        self._totals: dict[str, Array] = {}
+        self._totals = Sums({name: array.shape for name, array in trainer.engine.sums.items()})
         self._norms = 0.0
+        self._measured: dict[str, float] = {}
         self._best: Model | None = None
         self._log: Log | None = None
         self._stop: str | None = None
@@ -116,11 +117,12 @@ class Loop:
     def run(self, position: Position) -> Run:
         """Go on from `position` to the end."""
         self.position = position
-        self._totals = {name: np.array(total) for name, total in position.sums.items() if name != "grad_norm"}
+        for name, total in self._totals.items():
+            total[...] = position.sums.get(name, 0.0)
         self._norms = float(position.sums.get("grad_norm", 0.0))
         moments.restore(self._callbacks, position.callbacks)
         self._reporter.begin(len(self._loader) * self.plan.epochs, self.steps)
-        self._saved = self._begun = time.monotonic()
+        self._saved = self._begun = time.perf_counter()
         try:
             if self._files:
                 self._log = Log(self._files.log)
@@ -140,36 +142,39 @@ class Loop:
         return self._paused() if self._stop and not position.ended else self._ended()
 
     def _epoch(self, interrupted: threading.Event) -> None:
-        position, plan = self.position, self.plan
-        step, sums = self.trainer.engine.step, self.trainer.engine.sums
+        """Every line in here costs what it takes with cold caches: a step has just filled them."""
+        position, plan, samples = self.position, self.plan, len(self.data)
+        step, sums, totals = self.trainer.engine.step, self.trainer.engine.sums.flat, self._totals.flat
+        clock, timed, report = time.perf_counter, self.timing.step, self._reporter.step
         epoch = f"{position.epoch + 1}/{plan.epochs}"
         deadline = self._begun + plan.time_budget_s if plan.time_budget_s is not None else math.inf
-        with closing(self._loader.epoch(position.epoch, position.batch)) as batches:  # type: ignore[type-var]
+        draw = self._loader.numbers if self._held else self._loader.epoch
+        with closing(draw(position.epoch, position.batch)) as batches:  # type: ignore[type-var]
             self.timing.begin()
             for index, batch in batches:
-                self.timing.got_batch()
-                measured = step(batch)
-                size = len(next(iter(batch.values())))
-                self.timing.stepped(size)
-                for name in ("loss", "grad_norm"):
-                    if not math.isfinite(measured[name]):
-                        raise self._diverged(name, measured[name], index, batch)
-                add(self._totals, sums)
-                self._norms += measured["grad_norm"] * size
+                begun = clock()
+                self._measured = measured = step(batch)
+                now = clock()
+                size = min(plan.batch_size, samples - index * plan.batch_size)
+                timed(begun, now, size)
+                norm = measured["grad_norm"]
+                if not math.isfinite(measured["loss"] + norm):
+                    raise self._diverged(index)
+                totals += sums
+                self._norms += norm * size
                 position.samples += size
                 position.batch = index + 1
-                self._reporter.step(epoch, size, functools.partial(self._measures, lr=measured["lr"]))
-                if (index + 1) % plan.log_every == 0:
-                    self._write_log({"epoch": position.epoch + 1, "batch": index + 1, **measured})
+                report(epoch, size, self._so_far)
+                if position.batch % plan.log_every == 0:
+                    self._write_log({"epoch": position.epoch + 1, "batch": position.batch, **measured})
                 for listen in self._at_step:
                     listen(self, measured)
                 if interrupted.is_set() and self._files:
                     self._checkpoint()
                     raise StoppedError(
-                        f"stopped after batch {index + 1} of epoch {epoch}; the run is saved",
+                        f"stopped after batch {position.batch} of epoch {epoch}; the run is saved",
                         mend=f"Go on with: {self._files.resumption}",
                     )
-                now = time.monotonic()
                 if now >= deadline:
                     self.stop(f"the time budget of {plan.time_budget_s:g} s is used up")
                 if self._stop:
@@ -183,7 +188,7 @@ class Loop:
         measures = self._validated()
         position.epoch += 1
         position.batch, position.samples = 0, 0
-        self._totals, self._norms = {}, 0.0
+        self._totals.flat[:] = self._norms = 0.0
         position.history.append(measures)
         self._reporter.epoch(
             f"{position.epoch}/{self.plan.epochs}", {k: v for k, v in measures.items() if k != "epoch"}
@@ -242,6 +247,10 @@ class Loop:
         """Loss and metrics of the epoch so far, the mean of the gradient's norm, and others."""
         return {**self._figures(self._totals), "grad_norm": self._norms / self.position.samples, **others}
 
+    def _so_far(self) -> Measures:
+        """Those that a person sees during an epoch."""
+        return self._measures(lr=self._measured["lr"])
+
     def current(self) -> Model:
         """The model as it is now, with what it was made from in its metadata."""
         model = self.trainer.model
@@ -253,11 +262,11 @@ class Loop:
     def _checkpoint(self) -> None:
         if self._files:
             sums = {name: total.tolist() for name, total in self._totals.items()}
-            self.position.sums = {**sums, "grad_norm": self._norms} if sums else {}
+            self.position.sums = {**sums, "grad_norm": self._norms} if self.position.batch else {}
             self.position.log_bytes = self._log.tell() if self._log else 0
             self.position.callbacks = moments.states_of(self._callbacks)
             self._files.save_checkpoint(self.trainer.engine.state(), self.position, self.identity)
-            self._saved = time.monotonic()
+            self._saved = time.perf_counter()
 
     def _write_log(self, line: dict[str, Any]) -> None:
         if self._log:
@@ -265,8 +274,10 @@ class Loop:
         for listen in self._at_log:
             listen(self, line)
 
-    def _diverged(self, name: str, found: float, index: int, batch: dict[str, Array]) -> DivergedError:
-        samples = self._loader.indices(self.position.epoch, index).tolist()
+    def _diverged(self, index: int) -> DivergedError:
+        name, found = next((n, x) for n in ("loss", "grad_norm") if not math.isfinite(x := self._measured[n]))
+        chosen = self._loader.indices(self.position.epoch, index)
+        batch, samples = self.data.batch(chosen), chosen.tolist()
         shown = ", ".join(map(str, samples[:_SHOWN])) + (f" ... of {len(samples)}" if len(samples) > _SHOWN else "")
         engine = self.trainer.engine
         offender = find_offender(self.trainer.graph.data, engine.state(former=True), batch, name)

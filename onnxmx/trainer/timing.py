@@ -12,28 +12,23 @@ _PERCENTILES = (50, 90, 99)
 
 
 class Timing:
-    """Notes what each step took and how long it waited for its batch: 16 bytes and two looks at the clock a step."""
+    """Notes what each step took and how long it waited for its batch: 16 bytes a step."""
 
     def __init__(self) -> None:
         self._steps, self._waits, self._samples = array("d"), array("d"), 0
         self._last = perf_counter()
 
-    def begin(self) -> None:
-        """From now on it waits for a batch."""
+    def begin(self) -> float:
+        """From now on it waits for a batch. Returns now, as `perf_counter` tells it."""
         self._last = perf_counter()
+        return self._last
 
-    def got_batch(self) -> None:
-        """The batch is there; from now on a step runs."""
-        now = perf_counter()
-        self._waits.append(now - self._last)
-        self._last = now
-
-    def stepped(self, samples: int) -> None:
-        """The step is done."""
-        now = perf_counter()
-        self._steps.append(now - self._last)
+    def step(self, begun: float, ended: float, samples: int) -> None:
+        """The batch was there at `begun`, and its step was done at `ended`."""
+        self._waits.append(begun - self._last)
+        self._steps.append(ended - begun)
         self._samples += samples
-        self._last = now
+        self._last = ended
 
     def summary(self) -> dict[str, Any]:
         """samples_per_s, and step_ms and data_ms with their percentiles; empty before the first step.

@@ -77,6 +77,12 @@ class Loader(CheckedArguments):
         batches = self._batches(epoch, start)
         return _ahead(batches, self.prefetch) if self.prefetch else batches
 
+    def numbers(self, epoch: int, start: int = 0) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+        """As `epoch`, with the numbers of the samples, int64 (b,), in the place of their values."""
+        order, b = self._order(epoch), self.batch_size
+        for index in range(start, len(self)):
+            yield index, order[index * b : (index + 1) * b]
+
     def indices(self, epoch: int, batch: int) -> npt.NDArray[np.int64]:
         """Which samples are in this batch, in order: int64 (b,). Raises UsageError for a batch that does not exist."""
         if not 0 <= batch < len(self):

@@ -18,35 +18,17 @@ import numpy as np
 from onnxmx.builder.session import PROVIDERS, open_session, providers, run_errors, runtime
 from onnxmx.builder.values import show_shape
 from onnxmx.errors import CheckpointError, DataError
+from onnxmx.trainer.data.dataset import Dataset
 from onnxmx.trainer.engine.block_size import block_size
 from onnxmx.trainer.engine.blocked import lower
+from onnxmx.trainer.engine.program import Program, on_device
+from onnxmx.trainer.engine.resident import INDICES, arrays_of, drawing, fits, quantizes
 from onnxmx.trainer.state import differences
 from onnxmx.trainer.step import StepGraph
+from onnxmx.trainer.sums import Sums
 
 Array = np.ndarray[Any, Any]
 OrtValue = Any
-
-
-class _Program:
-    """One step graph: what it takes and gives, and how it is bound.
-
-    batch, state: its inputs by name, as `step.json` describes them.   writes: the parts of the state that it changes.
-    measures: a buffer for each other output.   bindings: by the turns of all programs.
-    """
-
-    def __init__(self, step: StepGraph) -> None:
-        self.step = step
-        self.batch = _ports(step.spec["inputs"], "batch.")
-        self.state = _ports(step.spec["inputs"], "state.")
-        self.writes = list(_ports(step.spec["outputs"], "next."))
-        ports = (p for p in step.spec["outputs"] if not p["name"].startswith("next."))
-        self.measures = {p["name"]: _buffer(np.zeros(p["shape"], p["dtype"]), "cpu") for p in ports}
-        views = {name: value.numpy() for name, value in self.measures.items()}
-        self.scalars = {n.removeprefix("metric."): v for n, v in views.items() if not v.ndim}
-        self.sums: dict[str, Array] = {n: v for n, v in views.items() if n.startswith("sum.")}
-        self.session: Any = None
-        self.bindings: dict[tuple[int, ...], Any] = {}
-        self.known: list[tuple[str, Any, tuple[int, ...]]] = []
 
 
 class OrtEngine:
@@ -55,11 +37,11 @@ class OrtEngine:
     steps: the compiled step, or several by name that share the state.
     state: arrays by name without `state.`; copied.
     threads, provider, profile: as in `open_session`.
-    sums: those of the last batch, by name; the next step writes over them.
     Raises CheckpointError where the state is not that of these step graphs.
     """
 
     _blocks: ClassVar[bool] = True  # whether convolutions are brought to ONNX Runtime's blocked layout
+    _holds: ClassVar[bool] = True  # whether a graph may draw its batches itself
 
     def __init__(
         self,
@@ -74,47 +56,64 @@ class OrtEngine:
         providers(provider)  # before the first buffer, which would fail with less to say
         self._device = PROVIDERS[provider]
         named = {"": steps} if isinstance(steps, StepGraph) else dict(steps)
-        self._programs = {name: _Program(step) for name, step in named.items()}
+        self._programs = {name: Program(step) for name, step in named.items()}
         self._inputs = {part: port for program in self._programs.values() for part, port in program.state.items()}
         self._check_state(state)
-        self._turns = dict.fromkeys(self._programs, 0)
-        self._writers = {part: [n for n, p in self._programs.items() if part in p.writes] for part in state}
+        self._bits = {name: 1 << k for k, name in enumerate(self._programs)}
+        self._turns = 0  # of each program whether it has run an odd number of times, a bit each
+        self._writers = {
+            part: sum(bit for name, bit in self._bits.items() if part in self._programs[name].writes) for part in state
+        }
         self._pairs = {
             part: [_buffer(array, self._device) for _ in range(2 if self._writers[part] else 1)]
             for part, array in state.items()
         }
-        for program in self._programs.values():
-            # The batch may be of any size: a graph with a symbolic one runs as fast as with a number
-            # (docs/performance.md).
-            data, lean = program.step.data, program.step.spec.get("checkpoint", False)
-            if self._blocks and not lean:
-                data = as_the_engine_opens(data, provider)
-            options = {"threads": threads, "provider": provider, "tidy": True, "lean": lean, "profile": profile}
-            options["awake"] = len(named) == 1  # several would wait on each other's cores
-            program.session = self._open(data, **options)
-        self.sums = {name: sums for program in self._programs.values() for name, sums in program.sums.items()}
-        self._last = program
+        self._options: dict[str, Any] = {"threads": threads, "provider": provider, "tidy": True, "profile": profile}
+        self._options["awake"] = len(named) == 1  # several would wait on each other's cores
+        self._last = next(iter(self._programs.values()))
 
-    def step(self, batch: dict[str, Array], name: str = "") -> dict[str, float]:
-        """One update. batch: an array for each input and label, samples first, float32 or int64 as the step takes it.
+    def step(self, batch: dict[str, Array] | Array, name: str = "") -> dict[str, float]:
+        """One update. batch: an array for each input and label, samples first, float32 or int64 as the step takes it;
+        or, after `hold`, the numbers of the samples, int64 (batch,).
 
         name: which step, where there are several.
         Returns loss, metrics that are one number, grad_norm and lr of this step. Raises DataError where the batch does
         not fit.
         """
-        self.check(batch, name)
         program = self._programs[name]
-        binding = self._binding(program)
-        for key, array in batch.items():
-            value = self._ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
-            binding.bind_ortvalue_input(f"batch.{key}", value)
-        with run_errors("expected a batch that the step can compute"):
-            program.session.run_with_iobinding(binding)
-        self._turns[name] ^= 1
+        if isinstance(batch, np.ndarray) and program.source is not None:
+            binding = self._binding(program, len(batch))
+            program.numbers[len(batch)].update_inplace(batch)
+            session = program.sessions[True]
+        else:
+            self.check(batch, name)
+            binding = self._binding(program)
+            for key, array in dict(batch).items():
+                binding.bind_cpu_input(f"batch.{key}", array)
+            session = program.sessions[False]
+        try:
+            session.run_with_iobinding(binding)
+        except Exception:
+            with run_errors("expected a batch that the step can compute"):  # entered before, it costs 5 us a step
+                raise
+        self._turns ^= self._bits[name]
         self._last = program
-        return {name: float(view) for name, view in program.scalars.items()}
+        return program.measured()
 
-    def check(self, batch: dict[str, Array], name: str = "") -> None:
+    def hold(self, source: Dataset, name: str = "") -> bool:
+        """Keep `source`, whose batches fit, where the step runs: from then on a step takes numbers of its samples.
+
+        Returns whether it does: not with data that lies in a file or is too large for the device.
+        """
+        if not (self._holds and fits(source, self._device)):
+            return False
+        program = self._programs[name]
+        program.source = source
+        program.data = {key: on_device(array, self._device) for key, array in arrays_of(source).items()}
+        self._session(program, True)
+        return True
+
+    def check(self, batch: Any, name: str = "") -> None:
         """Raises DataError unless `batch` has the names, types and shapes that the step takes.
 
         Always before a step: ONNX Runtime would read a missing array from the batch before, and broadcast a label of
@@ -157,6 +156,11 @@ class OrtEngine:
         program.known = kinds
 
     @property
+    def sums(self) -> Sums:
+        """What of the last batch is added up over batches, by name; the next step writes over it."""
+        return self._last.sums
+
+    @property
     def values(self) -> dict[str, OrtValue]:
         """The present state as ONNX Runtime holds it; the next step but one overwrites these buffers."""
         return {part: pair[self._now(part)] for part, pair in self._pairs.items()}
@@ -176,27 +180,47 @@ class OrtEngine:
 
     def end_profile(self) -> str:
         """Write the trace of the only step graph; returns its path."""
-        return str(self._last.session.end_profiling())
+        return str(next(iter(self._last.sessions.values())).end_profiling())
+
+    def _session(self, program: Program, held: bool) -> Any:
+        """What runs it, opened when it is first asked for."""
+        if held not in program.sessions:
+            # The batch may be of any size: a graph with a symbolic one runs as fast as with a number
+            # (docs/performance.md).
+            data, lean = program.step.data, program.step.spec.get("checkpoint", False)
+            if self._blocks and not lean:
+                data = as_the_engine_opens(data, self._options["provider"])
+            if held and program.source:
+                data = drawing(data, program.source)
+            program.sessions[held] = self._open(data, lean=lean, integer=quantizes(program.step.data), **self._options)
+        return program.sessions[held]
 
     def _open(self, data: bytes, **options: Any) -> Any:
         return open_session(data, **options)
 
     def _now(self, part: str) -> int:
         """Which buffer holds the present value."""
-        return sum(self._turns[name] for name in self._writers[part]) % 2
+        return (self._turns & self._writers[part]).bit_count() & 1
 
-    def _binding(self, program: _Program) -> Any:
-        """The program's session bound to read the present state and to write what follows beside it."""
-        turns = tuple(self._turns.values())
-        if turns not in program.bindings:
-            binding = program.bindings[turns] = program.session.io_binding()
+    def _binding(self, program: Program, numbers: int = 0) -> Any:
+        """A session bound to read the present state and to write what follows beside it.
+
+        numbers: how many samples it draws itself; 0 where it is given a batch.
+        """
+        case = numbers, self._turns
+        if case not in program.bindings:
+            binding = program.bindings[case] = self._session(program, numbers > 0).io_binding()
             for part in program.state:
                 binding.bind_ortvalue_input(f"state.{part}", self._pairs[part][self._now(part)])
             for part in program.writes:
                 binding.bind_ortvalue_output(f"next.{part}", self._pairs[part][1 - self._now(part)])
             for name, value in program.measures.items():
                 binding.bind_ortvalue_output(name, value)
-        return program.bindings[turns]
+            if numbers:
+                program.numbers.setdefault(numbers, _buffer(np.zeros(numbers, np.int64), self._device))
+                for name, value in {INDICES: program.numbers[numbers], **program.data}.items():
+                    binding.bind_ortvalue_input(name, value)
+        return program.bindings[case]
 
     def _check_state(self, state: dict[str, Array]) -> None:
         if differ := differences(self._inputs, state):
@@ -211,12 +235,7 @@ def as_the_engine_opens(data: bytes, provider: str) -> bytes:
     return lower(data, block_size()) if provider == "cpu" else data
 
 
-def _ports(ports: list[dict[str, Any]], prefix: str) -> dict[str, dict[str, Any]]:
-    """Those whose names begin with `prefix`, by the rest of the name."""
-    return {p["name"].removeprefix(prefix): p for p in ports if p["name"].startswith(prefix)}
-
-
-def _mend_batch(ports: dict[str, dict[str, Any]], batch: dict[str, Array]) -> str:
+def _mend_batch(ports: dict[str, dict[str, Any]], batch: Mapping[str, Array]) -> str:
     """What to do about a batch that does not fit; a model of one fixed batch size is the most common reason."""
     name, port = next(iter(ports.items()), ("", {"shape": []}))
     size, *rest = port["shape"] or [None]

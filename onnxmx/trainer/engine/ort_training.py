@@ -49,7 +49,7 @@ def differentiator() -> Differentiator:
 class OrtTrainingEngine(OrtEngine):
     """Runs such a step. Raises GradientError where the package has no kernel for an operator of its own."""
 
-    _blocks = False  # an oracle of the default engine shares nothing with it
+    _blocks = _holds = False  # an oracle of the default engine shares nothing with it
 
     def _open(self, data: bytes, **options: Any) -> Any:
         try:

@@ -15,6 +15,7 @@ from onnxmx.trainer.engine import OrtEngine
 from onnxmx.trainer.gan.steps import DISCRIMINATOR, GENERATOR
 from onnxmx.trainer.joint import Joint, with_state
 from onnxmx.trainer.step import StepGraph
+from onnxmx.trainer.sums import Sums
 from onnxmx.trainer.trainer import Criterion, MakeFigures
 
 Array = np.ndarray[Any, Any]
@@ -30,15 +31,18 @@ class Rounds:
     def __init__(self, engine: OrtEngine, k: int) -> None:
         self._engine, self._k = engine, k
         self._done = int(engine.values[f"{DISCRIMINATOR}.step"].numpy())
-        self.sums = {f"sum.{name}": np.zeros(2) for name in _FIGURES}
+        self.sums = Sums({f"sum.{name}": (2,) for name in _FIGURES})
 
-    def step(self, batch: dict[str, Array]) -> dict[str, float]:
+    def hold(self, source: Dataset) -> bool:
+        """As of an engine, for the discriminator's step; the generator's takes no samples."""
+        return self._engine.hold(source, DISCRIMINATOR)
+
+    def step(self, batch: dict[str, Array] | Array) -> dict[str, float]:
         """One round. Returns the discriminator's measures; those of the generator where it was its turn."""
         measured = self._engine.step(batch, DISCRIMINATOR)
-        size = len(next(iter(batch.values())))
+        size = len(batch if isinstance(batch, np.ndarray) else next(iter(batch.values())))
         self._done += 1
-        for array in self.sums.values():
-            array[:] = 0
+        self.sums.flat[:] = 0
         for name in ("loss", "real_score", "made_score"):
             self.sums[f"sum.{name}"][:] = measured[name] * size, size
         finite = math.isfinite(measured["loss"]) and math.isfinite(measured["grad_norm"])
