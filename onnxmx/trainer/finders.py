@@ -173,9 +173,13 @@ def find_batch_size(
             stopped = f"a batch of {2 * size} could exceed the memory of {limit / 1e9:.1f} GB"
             break
         before, size = after, 2 * size
+    return BatchFinding(sizes, speeds, _smallest(sizes, speeds), stopped)
+
+
+def _smallest(sizes: Sequence[int], speeds: Sequence[float]) -> int:
+    """The smallest size whose samples a second are within 5% of the most."""
     best = max(speeds)
-    chosen = next(n for n, speed in zip(sizes, speeds, strict=True) if speed >= 0.95 * best)
-    return BatchFinding(sizes, speeds, chosen, stopped)
+    return next(n for n, speed in zip(sizes, speeds, strict=True) if speed >= 0.95 * best)
 
 
 def _speed(trainer: Trainer, batch: dict[str, Array], seconds: float) -> float:

@@ -102,7 +102,8 @@ def fit(
     profile: whether to time the operators of a step first, and to write profile.json, ONNX Runtime's trace, and
     profile.txt, where the time goes by layer and operator.
     fast_dev_run: only two steps, validation and every file, in a folder that is deleted: whether all of it works.
-    overfit_one_batch: every step on the first batch, without validation and files; `history` is that of the steps.
+    overfit_one_batch: every step on the first batch, without validation, files and callbacks; `history` is that of the
+    steps.
     callbacks: what else listens to the run, in this order: see mx.Callback.
     Raises DataError where data and model do not fit, UsageError for an option out of its range, GradientError,
     CheckpointError where `out` holds a run, TrainingError when the loss is not a number, StoppedError after Ctrl-C.

@@ -41,7 +41,7 @@ class Plan:
     time_budget_s: seconds after which the run stops, saved so that it can go on; by default there is no such limit.
     profile: whether to time the operators of a step before the run.
     fast_dev_run: two steps, validation and every file, in a folder that is deleted: whether all of it works.
-    overfit_one_batch: all steps on the first batch, without validation and files: whether the loss falls at all.
+    overfit_one_batch: all steps on the first batch, without validation, files and callbacks: whether its loss falls.
     """
 
     epochs: int = 1

@@ -178,7 +178,7 @@ def test_batch_norm_is_folded_and_residuals_are_unsigned(train_data: Dataset, tm
 def test_a_run_goes_on_to_the_same_bytes(train_data: Dataset, tmp_path: Path) -> None:
     net = L.Sequential(L.Flatten(), L.Dense(16, activation="relu"), L.Dense(10))
     aware = quantize_aware(net.build(image=("batch", 1, 8, 8)), train_data, calibration_samples=32)
-    mx.fit(aware, train_data, out=tmp_path, epochs=3, checkpoint_s=1000.0, progress=False)
+    mx.fit(aware, train_data, out=tmp_path, epochs=3, keep_best=1, checkpoint_s=1000.0, progress=False)
     files = [tmp_path / name for name in ("model.onnx", "last.onnx", "metrics.jsonl")]
     whole = [file.read_bytes() for file in files]
     newest = max((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.stem.removeprefix("step-")))
@@ -186,6 +186,8 @@ def test_a_run_goes_on_to_the_same_bytes(train_data: Dataset, tmp_path: Path) ->
     mx.resume(tmp_path, train_data, progress=False)
     assert [file.read_bytes() for file in files] == whole
     assert load(tmp_path / "model.onnx").trainable == []
+    (kept,) = (tmp_path / "best").iterdir()
+    assert kept.read_bytes() == (tmp_path / "model.onnx").read_bytes()  # the integers, too
     assert load(tmp_path / "last.onnx").trainable == aware.trainable
 
 

@@ -131,6 +131,14 @@ def test_moments_in_their_order() -> None:
     assert notes.seen == [*expected, ("end", 12)]
 
 
+@pytest.mark.parametrize("moment", ["begin", "step", "log", "epoch", "end"])
+def test_a_callback_may_have_one_moment_alone(moment: str) -> None:
+    heard: list[tuple[Any, ...]] = []
+    one = type("One", (mx.Callback,), {moment: lambda self, *given: heard.append(given)})
+    mx.fit(blob_net(), TRAIN, callbacks=[one()], **QUICK)
+    assert heard
+
+
 class Counter(mx.Callback):
     """Counts steps, and stops the run at one of them."""
 
@@ -191,6 +199,8 @@ def test_early_stopping(values: list[float], patience: int, min_delta: float, ep
 
 def test_early_stopping_by_a_measure_of_ones_choice() -> None:
     """The loss falls for ever; as if more of it were better, it stops."""
+    watch: Any = {"callbacks": [mx.EarlyStopping(2, monitor="loss")]}
+    assert len(counter_run([0.1] * 6, True, validation=False, **watch).history) == 6
     run = counter_run([0.1] * 6, True, validation=False, callbacks=[mx.EarlyStopping(2, monitor="loss", larger=True)])
     assert (len(run.history), run.stopped) == (3, "loss has not become better for 2 epochs")
     with pytest.raises(UsageError, match=r"no measure named 'lost'\n  Did you mean 'loss'"):
@@ -255,22 +265,26 @@ def test_a_fast_dev_run_does_everything_and_leaves_nothing(tmp_path: Path) -> No
             assert loop.folder is not None
             seen.append(sorted(p.name for p in loop.folder.iterdir()))
 
-    options = QUICK | {"keep_best": 1, "patience": 1, "logs": ["csv"], "callbacks": [Look()], "out": tmp_path / "r"}
+    options = QUICK | {"batch_size": 8, "keep_best": 1, "patience": 1, "logs": ["csv"], "out": tmp_path / "r"}
+    options["callbacks"] = [Look()]
     optimizer = mx.Adam(mx.WarmupCosine(0.01, warmup=5))
     run = mx.fit(blob_net(), TRAIN, validation=TEST, optimizer=optimizer, fast_dev_run=True, **options)
     assert (run.timing["steps"], len(run.history)) == (2, 1)
-    assert "validation_accuracy" in run.best
+    assert run.best["validation_loss"] == pytest.approx(mx.evaluate(run.model, TEST.take(16), threads=1)["loss"])
     assert {"best", "checkpoints", "last.onnx", "metrics.csv", "metrics.jsonl", "model.onnx"} < set(seen[0])
     assert not (tmp_path / "r").exists()
 
 
 def test_overfitting_one_batch(tmp_path: Path) -> None:
-    options = QUICK | {"epochs": 10, "patience": 1, "logs": ["csv"], "out": tmp_path / "r"}
+    notes = Notes()
+    options = QUICK | {"epochs": 10, "patience": 1, "logs": ["csv"], "out": tmp_path / "r", "callbacks": [notes]}
     run = mx.fit(blob_net(), TRAIN, validation=TEST, optimizer=mx.Adam(0.05), overfit_one_batch=True, **options)
     losses = [past["loss"] for past in run.history]
     assert len(losses) == run.timing["steps"] == 60
+    assert "validation_loss" not in run.best
     first = mx.evaluate(blob_net(), TRAIN.take(16), threads=1)["loss"]
     assert losses[0] == pytest.approx(first, rel=1e-5)
+    assert not notes.seen
     assert losses[-1] < first / 10
     assert mx.evaluate(run.last, TRAIN.take(16), threads=1)["loss"] < first / 10
     assert not (tmp_path / "r").exists()

@@ -213,6 +213,7 @@ def test_a_bad_file(tmp_path: Path, content: bytes | None, error: type[OnnxmxErr
         ({"schedule": {"name": "step"}}, "schedule expected 'every' for 'step'; found none"),
         ({"schedule": {"name": "cosine", "warmup": -1}}, "a warm-up expected updates of at least 0 updates"),
         ({"schedule": []}, "schedule expected at least one"),
+        ({"schedule": {"name": "cosine", "updates": 4}}, "schedule expected updates in all but the last .* found 4"),
         ({"schedule": [{"name": "linear"}, {"name": "cosine"}]}, "schedule.0 expected updates in all but the last"),
         ({"clip": {"name": "globl_norm", "max_norm": 1.0}}, "no clipping named 'globl_norm'"),
         ({"regularize": {"name": "l2"}}, "regularize expected 'strength' for 'l2'"),
@@ -231,6 +232,14 @@ def test_a_bad_file(tmp_path: Path, content: bytes | None, error: type[OnnxmxErr
         ({"checkpoint_s": -0.1}, "checkpoint_s expected a number of at least 0"),
         ({"checkpoint_s": float("nan")}, "checkpoint_s expected a number"),
         ({"provider": "gpu"}, "provider"),
+        ({"provider": "cuda", "engine": "ort-training"}, "'ort-training' expected the provider 'cpu'; found 'cuda'"),
+        ({"precision": "float16", "engine": "ort-training"}, "precision"),
+        ({"log_every": 0}, "log_every expected an integer of at least 1; found 0"),
+        ({"keep_best": -1}, "keep_best expected an integer of at least 0; found -1"),
+        ({"patience": 0}, "patience expected a number of epochs of at least 1; found 0"),
+        ({"min_delta": 0.1}, "min_delta expected patience; found 0.1 without it"),
+        ({"time_budget_s": 0}, "time_budget_s expected a number of seconds above 0; found 0"),
+        ({"logs": ["csv", "cvs"]}, "no log named 'cvs'"),
     ],
 )
 def test_values_out_of_range(values: dict[str, Any], text: str) -> None:
@@ -276,6 +285,63 @@ def test_tables(tmp_path: Path) -> None:
     )
     config.save(tmp_path / "again.toml")
     assert TrainConfig.load(tmp_path / "again.toml") == config
+
+
+def test_schedules_that_follow_one_another() -> None:
+    """Each begins where those before it end; the warm-up in short is of the first."""
+    chain = [{"name": "constant", "updates": 5}, {"name": "linear", "updates": 7}, {"name": "cosine"}]
+    config = TrainConfig("mlp", "digits", optimizer="sgd", lr=0.1, warmup=2, schedule=chain)
+    first = Constant(0.1).warmed_up(2)
+    assert config.make_optimizer().lr == first.then(mx.Linear(0.1), at=5).then(mx.Cosine(0.1), at=12)
+
+
+def test_a_setting_of_a_table_that_a_file_has_in_short(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('model = "mlp"\ndata = "digits"\nclip = 2.0\n')
+    config = TrainConfig.load(tmp_path / "c.toml", {"clip.max_norm": 3.0})
+    assert config.make_clip() == [ClipGlobalNorm(3.0)]
+
+
+def test_what_a_gan_s_name_brings(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('model = "dcgan"\ndata = "digits"\nepochs = 2\naverage = "ema"\n')
+    for config in (
+        TrainConfig.load(tmp_path / "c.toml"),
+        TrainConfig.of_settings({"model": "dcgan", "data": "digits", "epochs": 2, "average": "ema"}),
+    ):
+        assert (config.epochs, config.loss, config.schedule, config.clip) == (2, "non_saturating_gan", "constant", 0.0)
+        assert config.make_optimizer() == Adam(Constant(2e-4), beta1=0.5)
+        assert config.samples == inspect.signature(mx.fit_gan).parameters["samples"].default
+        assert config.make_update().average == mx.EMA()
+        assert config.make_update(average=False).average is None
+    config = dataclasses.replace(config, loss="wasserstein_gan", gan={"k": 5, "samples": 9})
+    assert config.make_game() == mx.gan.Game("wasserstein_gan", k=5)
+    assert TrainConfig("mlp", "digits").make_game() is None
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"gan": {"samples": -1}, "loss": "wasserstein_gan"}, "gan.samples expected a number of at least 0; found -1"),
+        ({"gan": {"k": 0}, "loss": "wasserstein_gan"}, "k expected a number of steps"),
+        ({"epochs": 0}, "epochs expected"),
+        ({"lr": -1.0}, "lr expected"),
+    ],
+)
+def test_all_of_it_is_checked_before_a_run(values: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        TrainConfig("mlp", "digits", **values).check()
+
+
+def test_curves_are_drawn_where_matplotlib_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, logs in ((object(), ["curves"]), (None, [])):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, found=found: found)
+        monkeypatch.setattr("onnxmx.trainer.plan.make_logs", lambda names: [])
+        assert TrainConfig("mlp", "digits").make_plan().logs == logs
+
+
+def test_a_teacher_that_is_no_file() -> None:
+    for table in ({}, {"model": 3}):
+        with pytest.raises(UsageError, match=r"teacher\.model expected an ONNX file; found"):
+            TrainConfig("mlp", "digits", teacher=table).make_teacher()
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -128,6 +128,8 @@ ARRAY = np.zeros((8, 4), np.float32)
         ({"epochs": 1.5}, "epochs expected an integer of at least 1; found 1.5"),
         ({"seed": "1"}, "seed expected an integer of at least 0; found '1'"),
         ({"threads": True}, "threads expected an integer of at least 1; found True"),
+        ({"min_delta": "0.1", "patience": 2}, "min_delta expected a number of at least 0; found '0.1'"),
+        ({"callbacks": iter(())}, "callbacks expected a list; found <"),
         ({"checkpoint_s": "often"}, "checkpoint_s expected a number of at least 0; found 'often'"),
     ],
 )
@@ -147,6 +149,14 @@ def test_what_is_easily_given_to_evaluate() -> None:
 def test_numbers_of_numpy_will_do(tmp_path: Path) -> None:
     counts = {"epochs": np.int64(1), "batch_size": np.int32(16), "seed": np.uint8(1), "checkpoint_s": np.float32(0)}
     mx.fit(blob_net(), TRAIN, optimizer=mx.Adam(lr=np.float32(0.1)), out=tmp_path / "r", progress=False, **counts)
+
+
+def test_formulations_are_tuned_for_the_samples_that_go_through_at_once() -> None:
+    for parts, samples in ((1, 24), (3, 8)):
+        tuner = Plan(batch_size=24, micro_batches=parts, threads=2, tune="off").tuner(print)
+        assert tuner is not None
+        assert (tuner.mode, tuner.batch, tuner.threads, tuner.provider) == ("off", samples, 2, "cpu")
+    assert Plan(engine="ort-training").tuner(print) is None  # its gradients are its own
 
 
 def test_fit_shows_every_option_with_its_default_and_what_it_is() -> None:
