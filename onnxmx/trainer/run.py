@@ -300,8 +300,10 @@ def _returning(layer: Layer) -> Callable[[], Layer]:
 
 
 def _inputs(function: Any, options: dict[str, Any], data: Dataset | None) -> dict[str, InputSpec]:
-    """What to build the layer of `function` on. The only input is named as the data's is."""
+    """What to build the layer of `function` on: of a user's own, the data's inputs; an only input is named as there."""
     found: dict[str, InputSpec] = dict(models.inputs_of(function, **options) or {})
+    if not found and data is not None and len(data.input_shapes) > 1:
+        return {name: ("batch", *shape) for name, shape in data.input_shapes.items()}
     if not found:
         found = {"image": ("batch", *_sample_shape(function, data))}
     if data is None or len(found) > 1:

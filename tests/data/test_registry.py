@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,26 @@ def test_a_file_of_ones_own(tmp_path, ending):
     assert (len(train), len(test), train.classes) == (4, 2, ("no", "yes"))
     np.testing.assert_array_equal(train.batch([3])["x"], X[3:] * 0.5 + 1)
     np.testing.assert_array_equal(test.batch(slice(None))["label"], [0, 1])
+
+
+def test_a_file_of_several_inputs_and_labels(tmp_path):
+    parts = {"x.user": X[:, 0], "x.item": X[:, 1:], "y.liked": Y, "y.stars": Y + 0.5}
+    train = load_npz(save(tmp_path, **parts))
+    assert {**train.input_shapes, **train.label_shapes} == {"user": (), "item": (2,), "liked": (), "stars": ()}
+    assert train.labels["stars"].dtype == np.float32
+    with pytest.warns(OnnxmxWarning, match="has no x_test"):
+        assert len(get_dataset(str(tmp_path / "mine.npz"), "test")) == 1
+    tested = {name.replace(".", "_test."): array[:2] for name, array in parts.items()}
+    assert len(get_dataset(save(tmp_path, **parts, **tested), "test")) == 2
+    for wrong, says in (
+        ({"x": X}, "expected 'x', or arrays such as 'x.item'; found both"),
+        ({"z.user": Y}, "x.<input>, y.<label>; found 'z.user'"),
+        ({"x.": X}, "found 'x.'"),
+        ({"scale.user": 1.0}, "found 'scale.user'"),
+        ({"x.late": X[:1]}, "same number of samples"),
+    ):
+        with pytest.raises(DataError, match=re.escape(says)):
+            load_npz(save(tmp_path, **parts, **wrong))
 
 
 @pytest.mark.parametrize("count", [2, 7, 500])

@@ -116,6 +116,22 @@ constant = 3
 """
 
 
+PAIR = """
+from dataclasses import dataclass
+
+from onnxmx import layers as L
+
+
+@dataclass(frozen=True)
+class Pair(L.Layer):
+    def forward(self, image, side):
+        return L.Dense(2)(L.concat(L.Flatten()(image), side, axis=1))
+
+
+net = Pair()
+"""
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     (tmp_path / "own.py").write_text(OWN)
@@ -154,6 +170,23 @@ def test_models_that_take_something_else_than_one_image() -> None:
     text = resolve_model("text_gru", words)
     assert [(k, v.shape, v.dtype.name) for k, v in text.inputs.items()] == [("text", ("batch", 9), "int64")]
     assert text.outputs["output"].shape == ("batch", 3)
+
+
+def test_several_inputs_from_a_file(tmp_path: Path) -> None:
+    """A layer of one's own, and a model of the zoo, on an .npz with an array for each input."""
+    (tmp_path / "pair.py").write_text(PAIR)
+    random = np.random.default_rng(0)
+    arrays = {"image": random.normal(size=(60, 1, 4, 4)), "side": random.normal(size=(60, 2))}
+    split = {f"x{end}.{name}": x for name, x in arrays.items() for end in ("", "_test")}
+    np.savez(tmp_path / "d.npz", y=np.arange(60) % 2, y_test=np.arange(60) % 2, **split)
+    settings = TrainConfig(f"{tmp_path}/pair.py:net", str(tmp_path / "d.npz"), epochs=1)
+    run = train(settings, tmp_path / "run", progress=False)
+    assert {name: port.shape for name, port in run.model.inputs.items()} == {
+        "image": ("batch", 1, 4, 4), "side": ("batch", 2)
+    }  # fmt: skip
+    np.savez(tmp_path / "new.npz", image=arrays["image"][:3], side=arrays["side"][:3])
+    assert len(list(Predictor(run.model).files([tmp_path / "new.npz"]))) == 3
+    resume_run(tmp_path / "run", progress=False)
 
 
 def test_the_seed_draws_the_parameters(digits: Dataset) -> None:

@@ -25,15 +25,15 @@ _KNOWN = [name for table in (_INPUTS, _LABELS) for names in table.values() for n
 def load_npz(path: str | PathLike[str], split: str = "train") -> Dataset:
     """The dataset in a .npz file: input "x", and label "label" when the file has labels.
 
-    Arrays: `x` and `y` (or `x_train` and `y_train`) are the train split, `x_test` and `y_test` the test split.
+    Arrays: `x` and `y` (or `x_train` and `y_train`) are the train split, `x_test` and `y_test` the test split. Several
+    inputs or labels are an array each: `x.user` and `x.item`, `x_test.user` and `x_test.item`.
     Optional: `classes` (names, shape (c,)), and the numbers `scale` and `shift` of the preprocessing.
     Raises DataError for a file that is missing, damaged, or holds other arrays. Never unpickles.
     Warns of 8-bit images without `scale`. See docs/data.md.
     """
     check_split(split)
     arrays, found = _read(Path(path), {*_INPUTS[split], *_LABELS[split], *_EXTRAS})
-    x = next((arrays[name] for name in _INPUTS[split] if name in arrays), None)
-    y = next((arrays[name] for name in _LABELS[split] if name in arrays), None)
+    x, y = (_one_or_several(path, arrays, table[split]) for table in (_INPUTS, _LABELS))
     if x is None:
         raise DataError(
             f"{path}: expected an array {_INPUTS[split][0]!r} for the {split} split; found {found}",
@@ -42,7 +42,8 @@ def load_npz(path: str | PathLike[str], split: str = "train") -> Dataset:
     classes = arrays.get("classes")
     if classes is not None and (classes.dtype.kind != "U" or classes.ndim != 1):
         raise DataError(f"{path}: expected 'classes' as strings of shape (c,); found {classes.dtype}{classes.shape}")
-    if x.dtype == np.uint8 and x.ndim > 2 and "scale" not in arrays:
+    inputs = x.values() if isinstance(x, dict) else [x]
+    if any(a.dtype == np.uint8 and a.ndim > 2 for a in inputs) and "scale" not in arrays:
         warnings.warn(
             f"{path}: 8-bit images without 'scale' are read as numbers from 0 to 255; for 0 to 1 add scale=1/255 to it",
             OnnxmxWarning,
@@ -68,8 +69,8 @@ def split_npz(path: str | PathLike[str], split: str) -> Dataset:
     path = Path(path)
     check_split(split)
     _, found = _read(path, set())
-    given = {*_INPUTS["test"], *_LABELS["test"]} & set(found)
-    if given or not {*_INPUTS["train"]} & set(found):
+    bases = {_base(name) for name in found}
+    if {*_INPUTS["test"], *_LABELS["test"]} & bases or not {*_INPUTS["train"]} & bases:
         return load_npz(path, split)
     whole = load_npz(path)
     train, test = whole.hold_out(_HELD_OUT)
@@ -83,14 +84,17 @@ def split_npz(path: str | PathLike[str], split: str) -> Dataset:
 
 
 def _read(path: Path, wanted: set[str]) -> tuple[dict[str, Array], list[str]]:
-    """The wanted arrays that are there, and the names of all. Raises DataError for a name that means nothing."""
+    """The wanted arrays that are there, and the names of all. Raises DataError for a name that means nothing.
+
+    wanted: names without the part behind a point.
+    """
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("a single array, as in a .npy file")
             names = list(archive.files)
-            arrays = {name: np.asarray(archive[name]) for name in names if name in wanted}
+            arrays = {name: np.asarray(archive[name]) for name in names if _base(name) in wanted}
     except OSError as cause:
         raise DataError(f"{path}: expected a .npz file; found: {cause.strerror or cause}") from cause
     except Exception as cause:  # zipfile, zlib, numpy and the header parser each have their own words for damage.
@@ -98,13 +102,35 @@ def _read(path: Path, wanted: set[str]) -> tuple[dict[str, Array], list[str]]:
             f"{path}: expected a .npz file of plain arrays; found: {cause}", mend="Write it with numpy.savez."
         ) from cause
     for name in names:
-        if name not in _KNOWN:
+        if _base(name) not in _KNOWN:
             near = nearest(name, _KNOWN)
             raise DataError(
-                f"{path}: expected only the arrays {', '.join(_KNOWN)}; found {name!r}",
+                f"{path}: expected only the arrays {', '.join(_KNOWN)}, or x.<input>, y.<label>; found {name!r}",
                 mend=f"Did you mean {near!r}?" if near else "Leave it out.",
             )
     return arrays, names
+
+
+def _base(name: str) -> str:
+    """`x` of `x.user`. What is no input or label has no parts."""
+    base, _, part = name.partition(".")
+    return base if part and base not in _EXTRAS else name
+
+
+def _one_or_several(
+    path: str | PathLike[str], arrays: dict[str, Array], names: tuple[str, ...]
+) -> Array | dict[str, Array] | None:
+    """The array of one of these names, or those of its parts by their own names; None where there is neither."""
+    for name in names:
+        several = {key.partition(".")[2]: array for key, array in arrays.items() if key.startswith(f"{name}.")}
+        if several and name in arrays:
+            raise DataError(
+                f"{path}: expected {name!r}, or arrays such as '{name}.{min(several)}'; found both",
+                mend="Leave one of them out.",
+            )
+        if several or name in arrays:
+            return several or arrays[name]
+    return None
 
 
 def _number(arrays: dict[str, Array], name: str, default: float, path: str | PathLike[str]) -> float:
