@@ -231,6 +231,8 @@ class TrainConfig:
             raise DataError(f"cannot read {path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path} expected TOML; found {error}") from error
+        if defaults := DEFAULTS.get(str(values.get("model"))):  # of whose tables a setting may change one key
+            values = override(defaults, values, _SHORTHANDS)
         return cls.from_dict(override(values, settings or {}, _SHORTHANDS), str(path))
 
     @classmethod

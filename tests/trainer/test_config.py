@@ -312,6 +312,11 @@ def test_what_a_gan_s_name_brings(tmp_path: Path) -> None:
         assert config.samples == inspect.signature(mx.fit_gan).parameters["samples"].default
         assert config.make_update().average == mx.EMA()
         assert config.make_update(average=False).average is None
+    for config in (
+        TrainConfig.load(tmp_path / "c.toml", {"optimizer.lr": 1e-3}),
+        TrainConfig.of_settings({"model": "dcgan", "data": "digits", "optimizer.lr": 1e-3}),
+    ):
+        assert config.make_optimizer() == Adam(Constant(1e-3), beta1=0.5)
     config = dataclasses.replace(config, loss="wasserstein_gan", gan={"k": 5, "samples": 9})
     assert config.make_game() == mx.gan.Game("wasserstein_gan", k=5)
     assert TrainConfig("mlp", "digits").make_game() is None

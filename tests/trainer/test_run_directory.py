@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import onnxmx as mx
+from onnxmx.builder.session import cores
 from onnxmx.errors import CheckpointError, DivergedError, OnnxmxError
 from onnxmx.trainer import run_directory
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.run import resume_run, train
-from onnxmx.trainer.run_directory import RunDirectory
+from onnxmx.trainer.run_directory import Position, RunDirectory
 from tests.trainer.nets import blob_net
 from tests.trainer.runs import QUICK, TEST, TRAIN, state_of
 
@@ -65,3 +67,49 @@ def test_a_lock_whose_file_is_gone_is_none(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(fcntl, "flock", late)
     with pytest.raises(CheckpointError, match="another process trains in"), RunDirectory(tmp_path).locked():
         pytest.fail("two processes would hold it")
+
+
+MADE = {"epochs": 3, "seed": 5, "data_digest": "a", "validation_digest": None}
+
+
+@pytest.mark.parametrize(
+    ("identity", "text"),
+    [
+        (
+            MADE | {"patience": 2},
+            r"differs in patience \(expected None, found 2\)\n  Resume with the data and settings",
+        ),
+        ({"epochs": 3, "data_digest": "a"}, r"differs in seed \(expected 5, found None\)\n  Resume with"),
+        (MADE | {"epochs": 2, "seed": 6}, r"differs in epochs \(expected 3, found 2\), seed \(expected 5, found 6\)"),
+        (MADE | {"validation_digest": "b"}, r"validation_digest \(expected None, found 'b'\)\n  Resume with"),
+    ],
+)
+def test_what_differs_is_named_whoever_lacks_it(tmp_path: Path, identity: dict[str, Any], text: str) -> None:
+    run = RunDirectory(tmp_path)
+    run.save_checkpoint({"step": np.array(7)}, Position(epoch=1), MADE)
+    assert run.load_checkpoint(MADE)[1] == Position(epoch=1)
+    with pytest.raises(CheckpointError, match=text):
+        run.load_checkpoint(identity)
+
+
+def test_a_checkpoint_that_knows_no_epochs_is_no_shorter_run(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.save_checkpoint({"step": np.array(7)}, Position(), {})
+    with pytest.raises(CheckpointError, match=r"differs in epochs \(expected None, found 3\)"):
+        run.load_checkpoint({"epochs": 3})
+
+
+def test_what_a_kill_left_behind_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(TrainConfig.of_settings(CONFIG), run, progress=False)
+    before = state_of(run)
+    for name in (".last.onnx.01234567.tmp", "checkpoints/.step-6.safetensors.89abcdef.tmp", "checkpoints/.mine.tmp"):
+        (run / name).write_bytes(b"half")
+    resume_run(run, progress=False)
+    assert state_of(run) == before | {"checkpoints/.mine.tmp": b"half"}
+
+
+def test_a_configuration_keeps_the_threads_that_it_did_not_say(tmp_path: Path) -> None:
+    """A machine with more cores would sum in another order."""
+    train(TrainConfig.of_settings({k: v for k, v in CONFIG.items() if k != "threads"}), tmp_path / "r", progress=False)
+    assert TrainConfig.load(tmp_path / "r" / "config.toml").threads == cores()
