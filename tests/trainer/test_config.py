@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -459,6 +460,19 @@ def test_a_gan_measures_no_formulations() -> None:
 def test_a_finder_says_what_it_does_not_try(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         run.find_batch_size_of(TrainConfig.of_settings({"model": "mlp", "data": "digits", **settings}))
+
+
+def test_a_finder_takes_the_settings_of_the_configuration() -> None:
+    """Each of them changes what it sees."""
+    usual = TrainConfig.of_settings(
+        {"model": "mlp", "data": "digits", "optimizer": "sgd", "schedule": "constant", "threads": 1}
+    )
+    changes: list[dict[str, Any]] = [
+        {}, {"seed": 1}, {"clip": 0.1}, {"regularize": {"name": "l2", "strength": 0.01}}, {"loss": "softmax_focal"},
+        {"batch_size": 16}, {"mix": "mixup"}, {"optimizer": "adam"},
+    ]  # fmt: skip
+    found = [run.find_lr_of(dataclasses.replace(usual, **change)).losses for change in changes]
+    assert all(one != other for one, other in itertools.combinations(found, 2))
 
 
 @given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from onnxmx.builder.session import cores
 from onnxmx.errors import CheckpointError, DivergedError, OnnxmxError
 from onnxmx.trainer import run_directory
 from onnxmx.trainer.config import TrainConfig
+from onnxmx.trainer.launch import identity_of
+from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.run import resume_run, train
 from onnxmx.trainer.run_directory import Position, RunDirectory
 from tests.trainer.nets import blob_net
@@ -113,3 +116,17 @@ def test_a_configuration_keeps_the_threads_that_it_did_not_say(tmp_path: Path) -
     """A machine with more cores would sum in another order."""
     train(TrainConfig.of_settings({k: v for k, v in CONFIG.items() if k != "threads"}), tmp_path / "r", progress=False)
     assert TrainConfig.load(tmp_path / "r" / "config.toml").threads == cores()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("epochs", 2), ("seed", 1), ("batch_size", 9), ("threads", 3), ("provider", "cuda"), ("engine", "ort-training"),
+     ("patience", 2), ("keep_best", 1)],
+)  # fmt: skip
+def test_a_run_is_known_by(option: str, value: Any) -> None:
+    plan = Plan(threads=1)
+    usual, other = (identity_of("d", TRAIN, TEST, p) for p in (plan, dataclasses.replace(plan, **{option: value})))
+    assert {name for name in other if usual.get(name) != other[name]} == {option}
+    assert usual != identity_of("e", TRAIN, TEST, plan)
+    for data, validation in ((TEST, TEST), (TRAIN, TRAIN), (TRAIN, None)):
+        assert usual != identity_of("d", data, validation, plan)
