@@ -18,6 +18,7 @@ from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import UsageError
+from onnxmx.trainer.named import named
 
 _NOISE_STREAM = 1 << 20
 """Where the streams of gradient noise begin: dropout counts from 0."""
@@ -220,10 +221,25 @@ def unit_norms(g: GraphBuilder, x: ir.Value) -> Value:
     return g.sqrt(g.reduce_sum_square(x, unit_axes(x)))
 
 
-def as_transforms(clip: Transform | Sequence[Transform] | None) -> tuple[Transform, ...]:
+CLIPS = {
+    "global_norm": ClipGlobalNorm,
+    "norm": ClipNorm,
+    "value": ClipValue,
+    "adaptive": ClipAdaptive,
+    "centralize": Centralize,
+    "noise": GradientNoise,
+}
+"""By the name that the command line and `config.toml` use."""
+ClipLike = Transform | str | float | Sequence[Transform | str | float]
+"""One or several: a transform, its name with options after a colon, "value:limit=0.5", or the largest global norm."""
+
+
+def as_transforms(clip: ClipLike | None) -> tuple[Transform, ...]:
     """One transform, several in their order, or none. Raises UsageError for anything else."""
-    found = () if clip is None else (clip,) if isinstance(clip, Transform) else clip
-    if not isinstance(found, (list, tuple)) or not all(isinstance(t, Transform) for t in found):
+    given = () if clip is None else clip if isinstance(clip, (list, tuple)) else (clip,)
+    norms = [ClipGlobalNorm(t) if is_number(t) else t for t in given]
+    found = [named("clipping", t, CLIPS, {}) if isinstance(t, str) else t for t in norms]
+    if not all(isinstance(t, Transform) for t in found):
         raise UsageError(
             f"expected a clipping or a list of them; found {clip!r}",
             mend="For example mx.clip_global_norm(1.0), mx.clip_value(0.5), or mx.clip_adaptive(0.01), which is AGC.",

@@ -15,21 +15,13 @@ from onnxmx.builder.model import load
 from onnxmx.errors import DataError, UsageError
 from onnxmx.files import write_atomic
 from onnxmx.trainer.averages import AVERAGES, Average
-from onnxmx.trainer.clipping import (
-    Centralize,
-    ClipAdaptive,
-    ClipGlobalNorm,
-    ClipNorm,
-    ClipValue,
-    GradientNoise,
-    Transform,
-)
+from onnxmx.trainer.clipping import CLIPS, ClipGlobalNorm, Transform
 from onnxmx.trainer.gan.refused import NOT_OF_A_GAN
 from onnxmx.trainer.gan.steps import Game
 from onnxmx.trainer.mixing import MIXES
 from onnxmx.trainer.optimizers import OPTIMIZERS, Group, Optimizer
 from onnxmx.trainer.plan import Plan
-from onnxmx.trainer.regularizers import L1, L2, MaxNorm, Regularizer
+from onnxmx.trainer.regularizers import REGULARIZERS, Regularizer
 from onnxmx.trainer.schedules import SCHEDULES, ReduceOnPlateau, Schedule, as_schedule
 from onnxmx.trainer.tables import Table, as_table, check_type, listed, make, override, unknown_key
 from onnxmx.trainer.teacher import Teacher
@@ -268,15 +260,6 @@ _GAN: dict[str, Any] = {
 }
 DEFAULTS = {"mlp_gan": _GAN, "dcgan": _GAN}
 """By model, other values than those of all models."""
-CLIPS = {
-    "global_norm": ClipGlobalNorm,
-    "norm": ClipNorm,
-    "value": ClipValue,
-    "adaptive": ClipAdaptive,
-    "centralize": Centralize,
-    "noise": GradientNoise,
-}
-REGULARIZERS = {"l1": L1, "l2": L2, "max_norm": MaxNorm}
 _SHORTHANDS = {"clip": "global_norm"}
 _COMMANDS = frozenset({"resume", "overwrite", "find_lr", "find_batch_size"})
 """Options of `onnxmx train` that are no settings, and so no keys."""

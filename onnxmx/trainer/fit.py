@@ -10,21 +10,21 @@ from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model, load
 from onnxmx.errors import CheckpointError, UsageError
-from onnxmx.trainer import losses
+from onnxmx.trainer import losses, mixing
 from onnxmx.trainer.averages import AverageLike
 from onnxmx.trainer.callbacks import Callback, checked
-from onnxmx.trainer.clipping import Transform
+from onnxmx.trainer.clipping import ClipLike
 from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.evaluate import check_kinds
 from onnxmx.trainer.gan.run import go_on_gan, settings_of
 from onnxmx.trainer.launch import go_on, start
 from onnxmx.trainer.loop import Run
 from onnxmx.trainer.losses import LossLike
-from onnxmx.trainer.mixing import Mixup
+from onnxmx.trainer.mixing import MixLike
 from onnxmx.trainer.objective import Measure
 from onnxmx.trainer.optimizers import Adam, OptimizerLike
 from onnxmx.trainer.plan import Plan
-from onnxmx.trainer.regularizers import Regularizer
+from onnxmx.trainer.regularizers import RegularizerLike
 from onnxmx.trainer.run import resume_run
 from onnxmx.trainer.run_directory import RunDirectory
 from onnxmx.trainer.teacher import Teacher
@@ -40,15 +40,15 @@ def fit(
     epochs: int = 1,
     batch_size: int = 64,
     micro_batches: int = 1,
-    mix: Mixup | None = None,
+    mix: MixLike | None = None,
     teach: Teacher | None = None,
     precision: str = "float32",
     seed: int = 0,
     loss: LossLike = "softmax_cross_entropy",
     measure: Measure = None,
     optimizer: OptimizerLike | None = None,
-    clip: Transform | Sequence[Transform] | None = None,
-    regularize: Regularizer | Sequence[Regularizer] | None = None,
+    clip: ClipLike | None = None,
+    regularize: RegularizerLike | None = None,
     average: AverageLike | None = None,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -77,15 +77,15 @@ def fit(
     by the mean training loss.
     epochs: passes over the data.   batch_size: samples a step.
     micro_batches: in how many parts a step goes through its batch, to use less memory.
-    mix: of the samples of a batch, mx.Mixup or mx.CutMix.   teach: mx.Teacher, whom to learn from besides the labels.
+    mix: of the samples of a batch, mx.Mixup, mx.CutMix or a name.   teach: mx.Teacher, learned from besides labels.
     precision: what products are computed in: "float32", "float16" or "bfloat16" (docs/precision.md).
     seed: what the order of the samples and dropout are drawn from.
     loss: what to make small: a loss of mx.losses, its name, a function (output, label) of graph values, or a mapping of
     such by the outputs that they read, whose labels have the outputs' names.
     measure: metrics of mx.metrics, their names or functions; by default the one that goes with the loss.
     optimizer: one, or its name, with options after a colon: "sgd:lr=0.1,momentum=0.9"; Adam by default.
-    clip: how gradients are clipped, for example mx.clip_global_norm(1.0), or several changes of theirs in a list.
-    regularize: mx.L1, mx.L2, mx.MaxNorm, one or a list.
+    clip: how gradients are clipped, for example mx.clip_global_norm(1.0), or 1.0 for that, or "value:limit=0.5"; or
+    several changes of theirs in a list.   regularize: mx.L1, mx.L2, mx.MaxNorm or "l2:strength=1e-4", one or a list.
     average: of the weights, mx.EMA, mx.SWA or a name ("ema:decay=0.99"), which is then what is validated and saved.
     out: a folder for the run, from which `mx.resume` goes on.
     overwrite: a run that is in that folder is deleted, and nothing else there.
@@ -112,7 +112,7 @@ def fit(
         epochs=epochs,
         batch_size=batch_size,
         micro_batches=micro_batches,
-        mix=mix,
+        mix=mixing.get(mix),
         teach=teach,
         precision=precision,
         tune=tune,

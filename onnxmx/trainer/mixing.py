@@ -20,6 +20,7 @@ from onnxmx.builder.graph import GraphBuilder, Value, describe
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import ShapeError, UsageError
+from onnxmx.trainer.named import named
 
 _TRIES = 16
 _STREAM = 1 << 20
@@ -162,3 +163,16 @@ class CutMix(Mixup):
 
 MIXES = {"mixup": Mixup, "cutmix": CutMix}
 """By the name that the command line and `config.toml` use."""
+MixLike = Mixup | str
+"""A mix, or its name with options after a colon, "cutmix:alpha=0.5"."""
+
+
+def get(mix: MixLike | None) -> Mixup | None:
+    """The mix that a user gives. Raises UsageError for what is none, an unknown name, and an unknown option."""
+    if isinstance(mix, str):
+        made: Mixup = named("mix", mix, MIXES, {})
+        return made
+    if mix is not None and not isinstance(mix, Mixup):
+        mend = "For example mx.Mixup(0.2)."
+        raise UsageError(f"mix expected mx.Mixup or mx.CutMix; found {mix!r}", mend=mend)
+    return mix

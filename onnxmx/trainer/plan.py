@@ -11,6 +11,7 @@ import numpy as np
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.session import check_provider, cores
 from onnxmx.errors import UsageError, unknown_name
+from onnxmx.trainer import mixing
 from onnxmx.trainer.callbacks import Callback, EarlyStopping, KeepBest
 from onnxmx.trainer.engine import ENGINES
 from onnxmx.trainer.logs import make_logs
@@ -71,9 +72,7 @@ class Plan:
     def __post_init__(self) -> None:
         for name, low in _LEAST.items():
             object.__setattr__(self, name, integer(name, getattr(self, name), low))
-        if self.mix is not None and not isinstance(self.mix, Mixup):
-            mend = "For example mx.Mixup(0.2)."
-            raise UsageError(f"mix expected mx.Mixup or mx.CutMix; found {self.mix!r}", mend=mend)
+        object.__setattr__(self, "mix", mixing.get(self.mix))
         if self.teach is not None and not isinstance(self.teach, Teacher):
             raise UsageError(f"teach expected mx.Teacher; found {self.teach!r}", mend="Such as mx.Teacher(model).")
         if self.batch_size % self.micro_batches:

@@ -14,6 +14,7 @@ from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.literals import is_number
 from onnxmx.errors import UsageError
 from onnxmx.trainer.clipping import Gradients, Transform, unit_norms
+from onnxmx.trainer.named import named
 from onnxmx.trainer.optimizers.base import L2Decay, check_match
 
 
@@ -96,9 +97,16 @@ class MaxNorm(Regularizer):
         return found
 
 
-def as_regularizers(regularize: Regularizer | Sequence[Regularizer] | None) -> tuple[Regularizer, ...]:
+REGULARIZERS = {"l1": L1, "l2": L2, "max_norm": MaxNorm}
+"""By the name that `config.toml` uses."""
+RegularizerLike = Regularizer | str | Sequence[Regularizer | str]
+"""One or several: a regularizer, or its name with options after a colon, "l2:strength=1e-4"."""
+
+
+def as_regularizers(regularize: RegularizerLike | None) -> tuple[Regularizer, ...]:
     """One regularizer, several, or none. Raises UsageError for anything else."""
-    found = () if regularize is None else (regularize,) if isinstance(regularize, Regularizer) else regularize
-    if not isinstance(found, (list, tuple)) or not all(isinstance(r, Regularizer) for r in found):
+    given = () if regularize is None else regularize if isinstance(regularize, (list, tuple)) else (regularize,)
+    found = [named("regularizer", r, REGULARIZERS, {}) if isinstance(r, str) else r for r in given]
+    if not all(isinstance(r, Regularizer) for r in found):
         raise UsageError(f"expected a regularizer or a list of them; found {regularize!r}", mend="Such as mx.L2(1e-4).")
     return tuple(found)

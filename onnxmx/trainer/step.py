@@ -22,20 +22,20 @@ from onnxmx.builder.model import Model, Port
 from onnxmx.builder.ops import FLOAT, INT64
 from onnxmx.builder.session import PROVIDERS, check_provider
 from onnxmx.errors import GradientError, GraphError, ShapeError, UsageError
-from onnxmx.trainer import losses
+from onnxmx.trainer import losses, mixing
 from onnxmx.trainer.autodiff import gradients
 from onnxmx.trainer.autodiff.choice import picking
 from onnxmx.trainer.averages import AverageLike
-from onnxmx.trainer.clipping import Gradients, Transform
+from onnxmx.trainer.clipping import ClipLike, Gradients
 from onnxmx.trainer.forward import Training, copy_model
 from onnxmx.trainer.logits import as_logits, before_activations
 from onnxmx.trainer.losses import LossLike, Specs
 from onnxmx.trainer.micro import Pass, Values, in_micro_batches
-from onnxmx.trainer.mixing import Mixup
+from onnxmx.trainer.mixing import MixLike, Mixup
 from onnxmx.trainer.objective import Counts, Measure, Objective, outputs_of
 from onnxmx.trainer.optimizers import OptimizerLike
 from onnxmx.trainer.precision import Precision, get_precision
-from onnxmx.trainer.regularizers import Regularizer
+from onnxmx.trainer.regularizers import RegularizerLike
 from onnxmx.trainer.step_graph import StepGraph as StepGraph
 from onnxmx.trainer.step_graph import finish as finish
 from onnxmx.trainer.teacher import Teacher
@@ -66,13 +66,13 @@ def compile_step(
     *,
     loss: LossLike,
     optimizer: OptimizerLike,
-    clip: Transform | Sequence[Transform] | None = None,
-    regularize: Regularizer | Sequence[Regularizer] | None = None,
+    clip: ClipLike | None = None,
+    regularize: RegularizerLike | None = None,
     average: AverageLike | None = None,
     measure: Measure = None,
     total: int = 1,
     micro_batch: int | None = None,
-    mix: Mixup | None = None,
+    mix: MixLike | None = None,
     teach: Teacher | None = None,
     precision: str = "float32",
     labels: Specs | None = None,
@@ -104,6 +104,7 @@ def compile_step(
     g.device = PROVIDERS[check_provider(provider)]
     objective = Objective.of(losses.get(loss), outputs_of(model), labels, measure)
     update = Update.of(optimizer, clip, regularize, average)
+    mix = mixing.get(mix)
     batch = _batch(g, model, objective)
     mixed_precision = get_precision(precision)
     states = _state_inputs(g, model, update, mixed_precision)

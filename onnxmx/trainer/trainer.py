@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,17 @@ from onnxmx.builder.session import check_provider, cores
 from onnxmx.errors import CheckpointError, DataError
 from onnxmx.trainer import losses, state
 from onnxmx.trainer.averages import AverageLike
-from onnxmx.trainer.clipping import Transform
+from onnxmx.trainer.clipping import ClipLike
 from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.data.dataset import check_finite
 from onnxmx.trainer.engine import ENGINES, OrtEngine
 from onnxmx.trainer.evaluate import Evaluator, Figures, fit_data, specs_of
 from onnxmx.trainer.losses import LossLike, Specs
-from onnxmx.trainer.mixing import Mixup
+from onnxmx.trainer.mixing import MixLike
 from onnxmx.trainer.objective import Measure, Objective, outputs_of
 from onnxmx.trainer.optimizers import Adam, OptimizerLike
 from onnxmx.trainer.precision import check_precision
-from onnxmx.trainer.regularizers import Regularizer
+from onnxmx.trainer.regularizers import RegularizerLike
 from onnxmx.trainer.step import StepGraph, compile_step, initial_state
 from onnxmx.trainer.update import Update
 
@@ -59,11 +59,11 @@ class Trainer(CheckedArguments):
         loss: LossLike = "softmax_cross_entropy",
         measure: Measure = None,
         optimizer: OptimizerLike | None = None,
-        clip: Transform | Sequence[Transform] | None = None,
-        regularize: Regularizer | Sequence[Regularizer] | None = None,
+        clip: ClipLike | None = None,
+        regularize: RegularizerLike | None = None,
         average: AverageLike | None = None,
         micro_batch: int | None = None,
-        mix: Mixup | None = None,
+        mix: MixLike | None = None,
         labels: Specs | None = None,
         total: int = 1,
         seed: int = 0,

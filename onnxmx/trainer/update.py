@@ -16,9 +16,9 @@ from onnxmx.builder.graph import GraphBuilder
 from onnxmx.errors import UsageError
 from onnxmx.trainer import averages, optimizers
 from onnxmx.trainer.averages import Average, AverageLike
-from onnxmx.trainer.clipping import Gradients, Transform, as_transforms
+from onnxmx.trainer.clipping import ClipLike, Gradients, Transform, as_transforms
 from onnxmx.trainer.optimizers import Optimizer, OptimizerLike
-from onnxmx.trainer.regularizers import Regularizer, as_regularizers
+from onnxmx.trainer.regularizers import Regularizer, RegularizerLike, as_regularizers
 from onnxmx.trainer.schedules import Rate, ReduceOnPlateau, Scaled, Schedule, as_schedule
 
 Array = np.ndarray[Any, Any]
@@ -48,8 +48,8 @@ class Update(CheckedArguments):
     def of(
         cls,
         optimizer: OptimizerLike,
-        clip: Transform | Sequence[Transform] | None = None,
-        regularize: Regularizer | Sequence[Regularizer] | None = None,
+        clip: ClipLike | None = None,
+        regularize: RegularizerLike | None = None,
         average: AverageLike | None = None,
     ) -> Update:
         """Of what `fit` takes. Raises UsageError for anything else."""

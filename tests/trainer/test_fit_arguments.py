@@ -124,7 +124,7 @@ ARRAY = np.zeros((8, 4), np.float32)
         ({"callbacks": ["csv"]}, r"objects of mx\.Callback; found 'csv'"),
         ({"callbacks": [mx.EarlyStopping]}, r"found <class (.|\n)*Such as EarlyStopping\(\)"),
         ({"callbacks": [mx.Callback()]}, r"a moment of mx\.Callback; found none\n  They are called begin, step"),
-        ({"clip": 1.0}, r"a clipping or a list of them; found 1.0\n  For example mx\.clip_global_norm"),
+        ({"clip": {}}, r"a clipping or a list of them; found {}\n  For example mx\.clip_global_norm"),
         ({"epochs": 1.5}, "epochs expected an integer of at least 1; found 1.5"),
         ({"seed": "1"}, "seed expected an integer of at least 0; found '1'"),
         ({"threads": True}, "threads expected an integer of at least 1; found True"),

@@ -117,6 +117,15 @@ TOKENS = mx.build(lambda x: L.Dense(2)(L.GlobalAvgPool1D()(x.builder.transpose(L
                   x=mx.Input(("batch", 5), "int64"))  # fmt: skip
 
 
+def test_a_mix_by_name() -> None:
+    runs = [mx.fit(blob_net(), blobs(12), mix=mix, progress=False) for mix in ("mixup:alpha=0.3", mx.Mixup(0.3))]
+    assert runs[0].model.to_bytes() == runs[1].model.to_bytes()
+    step = {"loss": "softmax_cross_entropy", "optimizer": mx.SGD()}
+    assert mx.compile_step(blob_net(), mix="mixup", **step) == mx.compile_step(blob_net(), mix=mx.Mixup(), **step)
+    with pytest.raises(UsageError, match=r"no mix named 'mixu'\n  Did you mean 'mixup'"):
+        mx.fit(blob_net(), blobs(12), mix="mixu", progress=False)
+
+
 def test_what_cannot_be_mixed() -> None:
     with pytest.raises(OnnxmxError, match=r"CutMix expected images .*; found 'x', float32"):
         mx.fit(blob_net(), blobs(12), mix=mx.CutMix(), progress=False)

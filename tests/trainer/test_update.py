@@ -210,7 +210,12 @@ def test_names_stand_for_what_the_configuration_says_by_them() -> None:
         ({"optimizer": mx.Muon(adam=("tail.*",))}, "'tail.*' expected to match"),
         ({"optimizer": mx.ByName({"*.bias": mx.SGD()})}, "an optimizer for every parameter; found none for"),
         ({"regularize": mx.L1(0.1, "kernel")}, "'kernel' expected to match"),
-        ({"clip": 1.0}, "expected a clipping or a list of them; found 1.0"),
+        ({"clip": {"max_norm": 1.0}}, "expected a clipping or a list of them; found {'max_norm': 1.0}"),
+        ({"clip": [1.0, None]}, r"expected a clipping or a list of them; found \[1.0, None\]"),
+        ({"clip": -1.0}, "clip_global_norm expected a finite number above 0; found -1.0"),
+        ({"clip": "values"}, "no clipping named 'values'\n  Did you mean 'value'?"),
+        ({"clip": "value:limits=1"}, "no option of value named 'limits'"),
+        ({"regularize": "l3:strength=1"}, "no regularizer named 'l3'"),
         ({"regularize": 1.0}, "expected a regularizer or a list of them; found 1.0"),
         ({"average": 0.9}, "expected an average of the weights; found 0.9"),
         ({"average": "emma"}, "no average named 'emma'(.|\n)*Did you mean 'ema'"),
@@ -310,3 +315,17 @@ def test_a_step_is_the_same_bytes_wherever_its_functions_lie_in_memory() -> None
     steps = [mx.compile_step(TINY["mlp"](), loss="softmax_cross_entropy", optimizer=o) for o in (first, second)]
     assert steps[0].data == steps[1].data
     assert steps[0].spec == steps[1].spec
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ({"clip": 2}, {"clip": mx.clip_global_norm(2.0)}),
+        ({"clip": "value:limit=0.5"}, {"clip": mx.clip_value(0.5)}),
+        ({"clip": ["centralize", 0.5]}, {"clip": [mx.Centralize(), mx.clip_global_norm(0.5)]}),
+        ({"regularize": "l2:strength=0.1,match='a*'"}, {"regularize": mx.L2(0.1, match="a*")}),
+        ({"regularize": [mx.L1(0.1), "max_norm:strength=3"]}, {"regularize": [mx.L1(0.1), mx.MaxNorm(3)]}),
+    ],
+)
+def test_what_goes_by_name(text: dict[str, Any], made: dict[str, Any]) -> None:
+    assert mx.Update.of(mx.Adam(), **text) == mx.Update.of(mx.Adam(), **made)

@@ -18,7 +18,7 @@ from onnxmx.files import write_atomic
 from onnxmx.trainer import state as states
 from onnxmx.trainer.averages import AverageLike
 from onnxmx.trainer.callbacks import Callback, checked
-from onnxmx.trainer.clipping import Transform
+from onnxmx.trainer.clipping import ClipLike
 from onnxmx.trainer.data import Dataset, Loader, Preprocessing
 from onnxmx.trainer.evaluate import fit_inputs
 from onnxmx.trainer.gan.pictures import Samples
@@ -30,7 +30,7 @@ from onnxmx.trainer.launch import TRIAL, begin, claimed, identity_of, reporter
 from onnxmx.trainer.loop import Loop, Run
 from onnxmx.trainer.optimizers import Adam, OptimizerLike
 from onnxmx.trainer.plan import Plan, integer
-from onnxmx.trainer.regularizers import Regularizer
+from onnxmx.trainer.regularizers import RegularizerLike
 from onnxmx.trainer.run_directory import RunDirectory
 from onnxmx.trainer.step import StepGraph
 from onnxmx.trainer.update import Update
@@ -54,8 +54,8 @@ def fit_gan(
     penalty: float | None = None,
     optimizer: OptimizerLike | None = None,
     discriminator_optimizer: OptimizerLike | None = None,
-    clip: Transform | Sequence[Transform] | None = None,
-    regularize: Regularizer | Sequence[Regularizer] | None = None,
+    clip: ClipLike | None = None,
+    regularize: RegularizerLike | None = None,
     average: AverageLike | None = None,
     samples: int = 64,
     out: str | os.PathLike[str] | None = None,
