@@ -28,6 +28,7 @@ __all__ = [
     "forget_bias",
     "get",
     "he",
+    "msra",
     "normal",
     "ones",
     "orthogonal",
@@ -222,6 +223,10 @@ NAMED: dict[str, Callable[[], Initializer]] = {
 }
 
 
+_ELSEWHERE = {"glorot": "xavier", "kaiming": "he"}
+"""By a part of what other libraries call it: `glorot_uniform`, `kaiming_normal_`."""
+
+
 def get(init: str | Initializer, *, at: str | None = None) -> Initializer:
     """An initializer by name, or as it is. `init.he`, not called, is `init.he()`.
 
@@ -229,6 +234,9 @@ def get(init: str | Initializer, *, at: str | None = None) -> Initializer:
     """
     if isinstance(init, str):
         if init not in NAMED:
+            for theirs, ours in _ELSEWHERE.items():
+                if theirs in init.lower():
+                    raise UsageError(f"no initializer named {init!r}", at=at, mend=f"Did you mean {ours!r}?")
             raise unknown_name("initializer", init, NAMED, at=at)
         return NAMED[init]()
     factory: Any = init

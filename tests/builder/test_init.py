@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import onnxmx as mx
 import onnxmx.builder.layers as L
 from onnxmx.builder import init
 from onnxmx.errors import DataError, UsageError
@@ -176,3 +177,22 @@ def test_a_file_of_several_or_of_objects(tmp_path: Path) -> None:
     for name in ("several.npz", "objects.npy"):
         with pytest.raises(DataError, match="cannot be read"):
             init.file(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("glorot_uniform", "xavier"),
+        ("kaiming_normal_", "he"),
+        ("RandomNormal", "normal"),
+        ("random_uniform", "uniform"),
+        ("xaviar", "xavier"),
+    ],
+)
+def test_what_other_libraries_call_it(name: str, near: str) -> None:
+    with pytest.raises(UsageError, match=f"no initializer named '{name}'\n  Did you mean '{near}'"):
+        init.get(name)
+
+
+def test_every_name_is_a_function_of_the_namespace() -> None:
+    assert {factory: getattr(mx.init, factory) for factory in init.NAMED} == init.NAMED
