@@ -278,6 +278,7 @@ def test_a_fast_dev_run_does_everything_and_leaves_nothing(tmp_path: Path) -> No
 def test_overfitting_one_batch(tmp_path: Path) -> None:
     notes = Notes()
     options = QUICK | {"epochs": 10, "patience": 1, "logs": ["csv"], "out": tmp_path / "r", "callbacks": [notes]}
+    options |= {"profile": True, "keep_best": 1}
     run = mx.fit(blob_net(), TRAIN, validation=TEST, optimizer=mx.Adam(0.05), overfit_one_batch=True, **options)
     losses = [past["loss"] for past in run.history]
     assert len(losses) == run.timing["steps"] == 60

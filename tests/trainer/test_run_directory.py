@@ -102,6 +102,20 @@ def test_a_checkpoint_that_knows_no_epochs_is_no_shorter_run(tmp_path: Path) -> 
         run.load_checkpoint({"epochs": 3})
 
 
+def test_a_folder_that_is_locked_is_neither_begun_in_nor_gone_on_with(tmp_path: Path) -> None:
+    mx.fit(blob_net(), TRAIN, out=tmp_path / "a", **QUICK)
+    (tmp_path / "b").mkdir()
+    runs: dict[str, Any] = {
+        "a": lambda: mx.resume(tmp_path / "a", TRAIN, progress=False),
+        "b": lambda: mx.fit(blob_net(), TRAIN, out=tmp_path / "b", **QUICK),
+    }
+    for name, run in runs.items():
+        before = state_of(tmp_path / name)
+        with RunDirectory(tmp_path / name).locked(), pytest.raises(CheckpointError, match="another process trains in"):
+            run()
+        assert state_of(tmp_path / name) == before
+
+
 def test_what_a_kill_left_behind_goes_when_the_run_goes_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(TrainConfig.of_settings(CONFIG), run, progress=False)
