@@ -16,6 +16,7 @@ from onnxmx.errors import DataError, DivergedError
 from onnxmx.trainer.data import Dataset, Loader, Preprocessing
 from onnxmx.trainer.engine import OrtEngine
 from onnxmx.trainer.engine.resident import INDICES, arrays_of, drawing, fits
+from onnxmx.trainer.placement import fallbacks
 from onnxmx.trainer.step import compile_step, initial_state
 from tests.trainer.nets import blob_net
 from tests.trainer.runs import QUICK, TEST, TRAIN
@@ -195,3 +196,11 @@ def test_divergence_names_the_samples_of_a_batch_that_python_never_saw() -> None
     with pytest.raises(DivergedError, match="first not finite") as caught:
         mx.fit(model, data, batch_size=8, progress=False)
     assert caught.value.samples == Loader(data, 8).indices(0, 0).tolist()
+
+
+@pytest.mark.parametrize("dtype", STORED)
+def test_no_part_of_drawing_falls_back_from_cuda(dtype: str) -> None:
+    model = mx.layers.Sequential(mx.layers.Flatten(), mx.layers.Dense(3)).build(x=("batch", 2, 3))
+    step = compile_step(model, loss="softmax_cross_entropy", optimizer=mx.SGD(lr=0.1), provider="cuda").data
+    data = Dataset.from_arrays({"x": stored(dtype)}, np.arange(8) % 3, scale=0.5, shift=1.0)
+    assert list(fallbacks(drawing(step, data))) == list(fallbacks(step))
