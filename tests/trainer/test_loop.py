@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,19 @@ def test_the_means_weigh_a_partial_batch_by_its_size() -> None:
     expected = evaluate(model, TRAIN)
     for name, value in expected.items():
         assert run.history[0][name] == pytest.approx(value, rel=1e-5)
+
+
+def test_the_norm_of_the_gradient_is_weighed_so_too() -> None:
+    seen: list[float] = []
+
+    class Norms(mx.Callback):
+        def step(self, loop: Any, measured: Mapping[str, float]) -> None:
+            seen.append(measured["grad_norm"])
+
+    (epoch,) = mx.fit(blob_net(), TRAIN, callbacks=[Norms()], **QUICK | {"epochs": 1}).history
+    sizes = [16, 16, 16, 16, 16, 10]
+    assert epoch["grad_norm"] == pytest.approx(np.dot(seen, sizes) / 90, rel=1e-12)
+    assert epoch["grad_norm"] != pytest.approx(np.mean(seen), rel=1e-6)
 
 
 def test_a_batch_larger_than_the_data() -> None:

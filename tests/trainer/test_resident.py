@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,17 @@ def test_a_gan_ends_in_the_same_bytes(tmp_path: Path) -> None:
         return mx.fit_gan(g, d, mx.gan.centred(data), epochs=2, batch_size=16, k=2, progress=False).model.to_bytes()
 
     assert train(digits(40)) == train(in_a_file(digits(40), tmp_path))
+
+
+def test_onnx_runtime_adds_no_quantization_of_its_own(tmp_path: Path) -> None:
+    net = mx.layers.Sequential(mx.layers.Conv2D(16, 3), mx.layers.Flatten(), mx.layers.Dense(10))
+    model, optimizer = net.build(x=("batch", 1, 12, 12)), mx.SGD(lr=0.1)
+    step = compile_step(model, loss="softmax_cross_entropy", optimizer=optimizer)
+    engine = OrtEngine(step, initial_state(model, optimizer, 0), threads=1, profile=str(tmp_path / "trace"))
+    assert engine.hold(digits(8))
+    engine.step(INDEX)
+    ran = [e["args"]["op_name"] for e in json.loads(Path(engine.end_profile()).read_bytes()) if e["cat"] == "Node"]
+    assert [kind for kind in ran if "Quantize" in kind or "quantize" in kind] == ["DequantizeLinear"]
 
 
 def test_steps_of_both_kinds_share_a_state() -> None:
