@@ -234,7 +234,8 @@ def _check_settings(run: RunDirectory, config: TrainConfig) -> None:
         made, plan = StepGraph.load(run.path).spec.get("settings", {}), config.make_plan()
         asked = settings(plan.loss, config.make_update(), plan.micro_batch, plan.mix, plan.precision)
         asked |= {"engine": config.engine}
-    differ = [f"{k} (expected {made[k]}, found {v})" for k, v in asked.items() if k in made and made[k] != v]
+    keys = [k for k in dict.fromkeys([*made, *asked]) if k != "teach"]  # a run that goes on needs no teacher's file
+    differ = [f"{k} (expected {made.get(k)}, found {asked.get(k)})" for k in keys if made.get(k) != asked.get(k)]
     if differ:
         raise CheckpointError(
             f"{run.config} differs from the run that was started here in {', '.join(differ)}",

@@ -22,6 +22,7 @@ from onnxmx.errors import (
     ShapeError,
     UsageError,
 )
+from onnxmx.trainer.callbacks import KeepBest
 from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.evaluate import evaluate
 from onnxmx.trainer.plan import Plan
@@ -157,6 +158,12 @@ def test_formulations_are_tuned_for_the_samples_that_go_through_at_once() -> Non
         assert tuner is not None
         assert (tuner.mode, tuner.batch, tuner.threads, tuner.provider) == ("off", samples, 2, "cpu")
     assert Plan(engine="ort-training").tuner(print) is None  # its gradients are its own
+
+
+def test_what_a_plan_asks_for_listens() -> None:
+    made = Plan(logs=["csv", "csv"], profile=True, keep_best=2, patience=3, min_delta=0.5).callbacks()
+    assert [type(c).__name__ for c in made] == ["CSVLog", "CSVLog", "Profile", "KeepBest", "EarlyStopping"]
+    assert made[3:] == [KeepBest(2), mx.EarlyStopping(3, 0.5)]
 
 
 def test_fit_shows_every_option_with_its_default_and_what_it_is() -> None:

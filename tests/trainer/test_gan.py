@@ -291,10 +291,12 @@ def test_of_a_file_without_a_test_split_every_sample_is_trained_on(tmp_path: Pat
     """There is no evaluation that any could be held out for. A resumed run takes the same ones."""
     x = np.random.default_rng(0).random((40, 1, 8, 8), np.float32)
     np.savez(tmp_path / "d.npz", x=x)
-    settings = {"model": "mlp_gan", "data": str(tmp_path / "d.npz"), "epochs": 1, "batch_size": 8, "gan.samples": 0}
-    config = TrainConfig.of_settings({**settings, "threads": 1})
+    settings = {"model": "mlp_gan", "data": "d.npz", "epochs": 1, "batch_size": 8, "gan.samples": 0}
+    config = TrainConfig.of_settings({**settings, "data_dir": str(tmp_path), "average": "ema", "threads": 1})
     run = train(config, tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "checkpoints" / "step-10.safetensors").is_file()  # 5 batches, and as many turns
+    made = json.loads((tmp_path / "run" / "step.json").read_text())["settings"]
+    assert ["average" in made[net] for net in ("generator", "discriminator")] == [True, False]
     assert resume_run(tmp_path / "run", progress=False).history == run.history
 
 

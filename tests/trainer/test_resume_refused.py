@@ -85,6 +85,9 @@ SETTINGS = [
     ("patience = 0", "patience = 1", "optimizer"),
     ('average = "ema"', 'average = "swa"', "average"),
     ('loss = "softmax_cross_entropy"', 'loss = "mean_squared_error"', "loss"),
+    ('average = "ema"\n', "", r"average \(expected EMA.*, found None\)"),
+    ("clip = 1.0", 'clip = 1.0\nregularize = { name = "l1", strength = 1 }', r"regularize \(expected None, found .*L1"),
+    ("micro_batches = 1", "micro_batches = 2", r"micro_batch \(expected None, found 4\)"),
     ('engine = "ort"', 'engine = "ort-training"', r"engine \(expected ort, found ort-training\)"),
 ]
 

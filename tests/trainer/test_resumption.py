@@ -140,10 +140,11 @@ def test_a_configuration_keeps_what_changed(paused: Path) -> None:
     assert len(resume_run(paused, progress=False).history) == 3
 
 
-def test_without_changes_the_configuration_stays(paused: Path) -> None:
+def test_without_changes_the_configuration_stays(paused: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (paused / "config.toml").write_text("# mine\n" + (paused / "config.toml").read_text())
     before = (paused / "config.toml").read_bytes()
     assert resume_run(paused, progress=False).paused
+    assert capsys.readouterr() == ("", "")
     assert (paused / "config.toml").read_bytes() == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from onnxmx.trainer import run_directory
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.launch import identity_of
 from onnxmx.trainer.plan import Plan
-from onnxmx.trainer.run import resume_run, train
+from onnxmx.trainer.run import resolve_model, resolve_pair, resume_run, train
 from onnxmx.trainer.run_directory import Position, RunDirectory
 from tests.trainer.nets import blob_net
 from tests.trainer.runs import QUICK, TEST, TRAIN, state_of
@@ -144,3 +145,24 @@ def test_a_run_is_known_by(option: str, value: Any) -> None:
     assert usual != identity_of("e", TRAIN, TEST, plan)
     for data, validation in ((TEST, TEST), (TRAIN, TRAIN), (TRAIN, None)):
         assert usual != identity_of("d", data, validation, plan)
+
+
+def test_the_seed_and_the_teacher_of_a_configuration_are_the_run_s(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import onnxmx as mx\n\ndef net(input):\n    return mx.models.get_model('mlp')(input)\n"
+    )
+    data = mx.data.digits("train")
+    file = tmp_path / "mine.py"
+
+    def parts(seed: int) -> list[bytes]:
+        pair = resolve_pair("mlp_gan", data, seed)
+        return [resolve_model(f"{file}:net", data, seed).to_bytes(), *(model.to_bytes() for model in pair)]
+
+    assert parts(1) == parts(1)
+    assert not any(one == other for one, other in zip(parts(1), parts(2), strict=True))
+    resolve_model(f"{file}:net", data).save(tmp_path / "teacher.onnx")
+    teacher = {"model": str(tmp_path / "teacher.onnx"), "alpha": 0.25}
+    train(TrainConfig.of_settings(CONFIG | {"teacher": teacher}), tmp_path / "run", progress=False)
+    assert '"alpha": 0.25' in json.loads((tmp_path / "run" / "step.json").read_text())["settings"]["teach"]
+    (tmp_path / "teacher.onnx").unlink()
+    assert resume_run(tmp_path / "run", progress=False).best["epoch"] == 1
