@@ -131,22 +131,31 @@ class KeepBest(Callback):
 
 
 def states_of(callbacks: Sequence[Callback]) -> dict[str, Any]:
-    """What the callbacks must know again, by place and kind."""
-    found = {f"{k} {type(c).__name__}": c.state() for k, c in enumerate(callbacks)}
+    """What the callbacks must know again, as `_by_kind` names them."""
+    found = {name: callback.state() for name, callback in _by_kind(callbacks).items()}
     return {name: kept for name, kept in found.items() if kept}
 
 
 def restore(callbacks: Sequence[Callback], states: Mapping[str, Any]) -> None:
     """Give them back what `states_of` found. Raises CheckpointError where they are others."""
-    names = {f"{k} {type(c).__name__}": c for k, c in enumerate(callbacks)}
+    names = _by_kind(callbacks)
     if lost := [name for name in states if name not in names]:
+        kind, _, before = lost[0].partition(" ")
         raise CheckpointError(
-            f"the run expected the callback {lost[0].partition(' ')[2]} in place {lost[0].partition(' ')[0]}; "
+            f"the run expected {int(before) + 1} of the callback {kind}; "
             f"found {', '.join(type(c).__name__ for c in callbacks) or 'none'}",
             mend="Resume with the callbacks that the run was started with, in their order.",
         )
     for name, kept in states.items():
         names[name].restore(kept)
+
+
+def _by_kind(callbacks: Sequence[Callback]) -> dict[str, Callback]:
+    """Each by its kind and how many of that are before it. Not by its place: a run may go on with other logs."""
+    found: dict[str, list[Callback]] = {}
+    for callback in callbacks:
+        found.setdefault(type(callback).__name__, []).append(callback)
+    return {f"{kind} {k}": callback for kind, those in found.items() for k, callback in enumerate(those)}
 
 
 def listening(callbacks: Sequence[Callback], moment: str) -> list[Any]:
