@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model, load
@@ -25,7 +27,7 @@ from onnxmx.trainer.objective import Measure
 from onnxmx.trainer.optimizers import Adam, OptimizerLike
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.regularizers import RegularizerLike
-from onnxmx.trainer.run import resume_run
+from onnxmx.trainer.run import keeping, resume_run
 from onnxmx.trainer.run_directory import RunDirectory
 from onnxmx.trainer.teacher import Teacher
 from onnxmx.trainer.update import Update
@@ -202,7 +204,7 @@ def resume(
     run, callbacks = RunDirectory(folder), checked(callbacks)
     others = {"validation": validation, "loss": loss, "measure": measure}
     found = {"epochs": epochs, "checkpoint_s": checkpoint_s, "log_every": log_every, "time_budget_s": time_budget_s}
-    changes = {name: value for name, value in {**found, "logs": logs}.items() if value is not None}
+    changes = {name: _plain(value) for name, value in {**found, "logs": logs}.items() if value is not None}
     if data is None and (run.config.is_file() or not run.started):
         _refuse(others, run, "config.toml says it")
         return resume_run(folder, changes, callbacks=callbacks, progress=progress)
@@ -217,10 +219,16 @@ def resume(
     kept = {name: made[name] for name in _KEPT if name in made}
     rules = losses.get(loss) if loss is not None else losses.kept(load(run.last).metadata.get(LOSS, ""))
     plan = Plan(loss=rules, measure=measure, **kept | changes)
+    keep = keeping(run, changes)
     if settings_of(run) is not None:
         _refuse(others, run, "it is the run of a GAN")
-        return go_on_gan(run, data, plan, callbacks=callbacks, progress=progress)
-    return go_on(folder, data, validation, plan, callbacks=callbacks, progress=progress)
+        return go_on_gan(run, data, plan, callbacks=callbacks, progress=progress, accepted=keep)
+    return go_on(folder, data, validation, plan, callbacks=callbacks, progress=progress, accepted=keep)
+
+
+def _plain(value: Any) -> Any:
+    """A number or a sequence as config.toml holds it."""
+    return value.item() if isinstance(value, np.generic) else list(value) if isinstance(value, tuple) else value
 
 
 def _refuse(given: Mapping[str, Any], run: RunDirectory, why: str) -> None:

@@ -124,11 +124,7 @@ def resume_run(
     check_changes(changes or {})
     config = TrainConfig.load(run.config, changes)
     config.check()
-
-    def keep() -> None:
-        if changes:
-            config.save(run.config)
-
+    keep = keeping(run, changes)
     if not run.started:
         keep()
         return _start(config, folder, progress, callbacks=callbacks)
@@ -139,6 +135,12 @@ def resume_run(
     if config.gan is not None:
         return go_on_gan(run, centred(data), plan, **options)
     return go_on(folder, data, validation, plan, **options)
+
+
+def keeping(run: RunDirectory, changes: Mapping[str, Any] | None) -> Callable[[], None]:
+    """What writes `changes` into the config.toml of a run, where it has one. Raises DataError where that is no TOML."""
+    config = TrainConfig.load(run.config, changes) if changes and run.config.is_file() else None
+    return lambda: config.save(run.config) if config is not None else None
 
 
 def _read(config: TrainConfig) -> Parts:

@@ -157,6 +157,21 @@ def test_changes_before_the_first_step(tmp_path: Path) -> None:
     assert TrainConfig.load(tmp_path / "run" / "config.toml").epochs == 1
 
 
+def test_a_configuration_keeps_what_changed_where_the_data_is_given_too(tmp_path: Path) -> None:
+    (x,), (y,) = TRAIN.inputs.values(), TRAIN.labels.values()
+    np.savez(tmp_path / "d.npz", x=x, y=y, x_test=x, y_test=y)
+    run, data = tmp_path / "run", mx.data.load_npz(tmp_path / "d.npz")
+    settings = CONFIG | {"data": str(tmp_path / "d.npz"), "batch_size": 30, "logs": [], "epochs": 1}
+    train(TrainConfig.of_settings(settings), run, progress=False)
+    options: dict[str, Any] = {"epochs": np.int64(2), "time_budget_s": np.float64(600), "logs": ("csv",)}
+    test = mx.data.load_npz(tmp_path / "d.npz", "test")
+    assert len(mx.resume(run, data, validation=test, progress=False, **options).history) == 2
+    kept = TrainConfig.load(run / "config.toml")
+    assert (kept.epochs, kept.time_budget_s, kept.logs) == (2, 600.0, ["csv"])
+    assert len(mx.resume(run, progress=False).history) == 2
+    assert len(mx.resume(run, progress=False, **options | {"epochs": np.int64(3)}).history) == 3
+
+
 def test_data_that_lies_elsewhere_now(tmp_path: Path) -> None:
     arrays = {"x_train": TRAIN.inputs["x"], "y_train": TRAIN.labels["label"]}
     np.savez(tmp_path / "d.npz", **arrays, x_test=TEST.inputs["x"], y_test=TEST.labels["label"])
