@@ -136,7 +136,7 @@ def test_early_stopping_by_a_measure(tmp_path: Path) -> None:
 # --- a trial
 @pytest.mark.parametrize(
     ("k", "batch_size", "steps"),
-    [(1, 4, 2), (2, 4, 2), (5, 4, 5), (3, 40, 3)],  # the last of one batch an epoch: three epochs
+    [(1, 4, 2), (2, 4, 2), (5, 4, 5), (3, 40, 3), (1, 40, 2)],  # the last two of one batch an epoch
 )
 def test_a_fast_dev_run_takes_a_step_of_both_and_leaves_nothing(
     tmp_path: Path, k: int, batch_size: int, steps: int

@@ -133,8 +133,9 @@ def start_gan(
         data = _images(discriminator, data)
         batches = len(Loader(data, plan.batch_size)) * plan.epochs
         if plan.fast_dev_run:  # until the generator had a turn, over more than one epoch of little data
-            data = data.take(max(TRIAL, game.k) * plan.batch_size)
-            plan = dataclasses.replace(plan, epochs=math.ceil(game.k / len(Loader(data, plan.batch_size))))
+            least = max(TRIAL, game.k)
+            data = data.take(least * plan.batch_size)
+            plan = dataclasses.replace(plan, epochs=math.ceil(least / len(Loader(data, plan.batch_size))))
         steps = game.steps(nets, plan.batch_size, batches, plan.provider)
         read = _ports(steps)
         first = {name: array for name, array in nets.state(plan.seed).items() if name in read}
