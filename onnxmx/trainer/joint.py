@@ -138,7 +138,10 @@ class Joint(CheckedArguments):
         """What runs the steps by their names, `engine.step(batch, name)`, and holds the parts that they read."""
         read = {p["tensor"] for step in steps.values() for p in step.spec["inputs"] if "tensor" in p}
         state = {name: array for name, array in self.state(seed).items() if name in read}
-        return OrtEngine(steps, state, threads=threads, provider=provider)
+        engine = OrtEngine(steps, state, threads=threads, provider=provider)
+        for name in steps:
+            engine.open(name)
+        return engine
 
     def model(self, name: str, state: Mapping[str, Array], *, average: bool | None = None) -> Model:
         """A model with its parameters of a state; those that are not in it stay.

@@ -94,6 +94,7 @@ class Trainer(CheckedArguments):
         model = model.with_parameters({})
         model.metadata[LOSS] = str(losses.get(loss))
         self._hold(model, step, start, loss, measure, threads, provider, engine)
+        self.engine.open()
 
     @classmethod
     def of(

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import onnxmx as mx
+from onnxmx.builder.model import from_bytes
 from onnxmx.builder.session import open_session
-from onnxmx.errors import DataError, DivergedError
+from onnxmx.errors import DataError, DivergedError, GraphError
 from onnxmx.trainer.data import Dataset, Loader, Preprocessing
 from onnxmx.trainer.engine import OrtEngine
 from onnxmx.trainer.engine.resident import INDICES, arrays_of, drawing, fits
@@ -183,6 +184,90 @@ def test_steps_of_both_kinds_share_a_state() -> None:
     states = [engine.state() for engine in engines]
     for name, array in states[0].items():
         assert array.tobytes() == states[1][name].tobytes(), name
+
+
+def test_other_data_takes_the_place_of_what_is_held() -> None:
+    model, optimizer = blob_net(), mx.SGD(lr=0.1)
+    step = compile_step(model, loss="softmax_cross_entropy", optimizer=optimizer)
+    engines = [OrtEngine(step, initial_state(model, optimizer, 7), threads=1) for _ in range(2)]
+    (x,) = TRAIN.inputs
+    other = Dataset("other", "train", {x: TRAIN.inputs[x] + 1}, TRAIN.labels, preprocessing=Preprocessing(2.0))
+    for data in (TRAIN, other):
+        assert engines[0].hold(data)
+        for _ in range(2):  # each of the two buffers of a state
+            assert engines[0].step(INDEX) == engines[1].step(data.batch(INDEX))
+
+
+class Dark(Dataset):
+    def batch(self, indices: Any) -> dict[str, Array]:
+        batch = super().batch(indices)
+        return batch | {name: batch[name] * 0 for name in self.inputs}
+
+
+class Shadow(Preprocessing):
+    def apply(self, array: Any) -> Array:
+        return super().apply(array) * 0
+
+
+def test_batches_of_a_class_of_the_users_own_are_made_by_it() -> None:
+    (x,) = TRAIN.inputs
+    zeros = Dataset("a", "train", {x: TRAIN.inputs[x] * 0}, TRAIN.labels)
+    expected = mx.fit(blob_net(), zeros, **QUICK).history
+    for data in (
+        Dark("a", "train", TRAIN.inputs, TRAIN.labels),
+        Dataset("a", "train", TRAIN.inputs, TRAIN.labels, preprocessing=Shadow()),
+    ):
+        assert mx.fit(blob_net(), data, **QUICK).history == expected
+
+
+def refused() -> mx.Model:
+    """A model with an operator that ONNX knows and ONNX Runtime's CPU does not: shifts of 16 bits."""
+    w = np.ones((4, 3), np.float32)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["c"], to=TensorProto.UINT16),
+        helper.make_node("BitShift", ["c", "one"], ["s"], direction="LEFT"),
+        helper.make_node("Cast", ["s"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "f"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["y"]),
+    ]
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", k]) for n, k in (("x", 4), ("y", 3))]
+    held = [numpy_helper.from_array(array, n) for n, array in (("w", w), ("one", np.array(1, np.uint16)))]
+    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], held)
+    opset = helper.make_opsetid("", 20)
+    return from_bytes(helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString())
+
+
+def test_a_step_that_onnx_runtime_refuses_leaves_no_file(tmp_path: Path) -> None:
+    data = Dataset.from_arrays(np.ones((8, 4), np.float32), np.zeros(8, np.int64))
+    for k, source in enumerate((data, in_a_file(data, tmp_path))):
+        with pytest.raises(GraphError, match="BitShift"):
+            mx.fit(refused(), source, out=tmp_path / str(k), progress=False)
+        assert not (tmp_path / str(k)).exists()
+    with pytest.raises(GraphError, match="BitShift"):
+        mx.Trainer(refused())
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_both_steps_of_a_gan_are_open_before_the_first(turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    first: list[int] = []
+
+    def opens(engine: OrtEngine, data: bytes, **options: Any) -> Any:
+        opened.append(len(data))
+        return open_session(data, **options)
+
+    class Look(mx.Callback):
+        def begin(self, loop: Any) -> None:
+            first.append(len(opened))
+
+    monkeypatch.setattr(OrtEngine, "_open", opens)
+    data = digits(40)
+    if turned:  # no longer as ONNX Runtime reads arrays
+        data = Dataset("turned", "train", {"x": np.asfortranarray(data.inputs["x"])})
+    g = mx.models.build("mlp_gan_generator", output=(1, 12, 12))
+    d = mx.models.build("mlp_gan_discriminator", input=(1, 12, 12))
+    mx.fit_gan(g, d, mx.gan.centred(data), batch_size=16, progress=False, callbacks=[Look()])
+    assert (first, len(opened)) == ([2], 2)
 
 
 def test_numbers_are_for_an_engine_that_holds_data() -> None:

@@ -103,15 +103,26 @@ class OrtEngine:
     def hold(self, source: Dataset, name: str = "") -> bool:
         """Keep `source`, whose batches fit, where the step runs: from then on a step takes numbers of its samples.
 
-        Returns whether it does: not with data that lies in a file or is too large for the device.
+        Returns whether it does: not with data that lies in a file, is too large for the device, or is of a class that
+        makes its batches in a way of its own.   Raises GraphError where ONNX Runtime refuses the step.
         """
         if not (self._holds and fits(source, self._device)):
+            self.open(name)
             return False
         program = self._programs[name]
+        program.sessions.pop(True, None)  # they read another source, whose memory may be gone
+        program.bindings = {case: binding for case, binding in program.bindings.items() if not case[0]}
         program.source = source
         program.data = {key: on_device(array, self._device) for key, array in arrays_of(source).items()}
         self._session(program, True)
         return True
+
+    def open(self, name: str = "") -> None:
+        """Get ready to run a step that is given its batch; the first one would do it otherwise.
+
+        Raises GraphError where ONNX Runtime refuses the step.
+        """
+        self._session(self._programs[name], False)
 
     def check(self, batch: Any, name: str = "") -> None:
         """Raises DataError unless `batch` has the names, types and shapes that the step takes.

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxmx.trainer.data.dataset import Dataset
+from onnxmx.trainer.data.dataset import Dataset, Preprocessing
 
 Array = np.ndarray[Any, Any]
 
@@ -26,11 +26,24 @@ _DEVICE_BYTES = 1 << 30
 
 
 def fits(source: Dataset, device: str) -> bool:
-    """Whether `source` can stay on `device`: arrays as ONNX Runtime reads them, in memory, and not too large."""
+    """Whether `source` can stay on `device`: arrays as ONNX Runtime reads them, in memory, and not too large.
+
+    A class of the user's may make its batches in a way of its own, which only Python knows.
+    """
+    ours = all(
+        getattr(type(maker), name) is getattr(kind, name)
+        for maker, kind, name in (
+            (source, Dataset, "batch"),
+            (source, Dataset, "_prepared"),
+            (source.preprocessing, Preprocessing, "apply"),
+        )
+    )
     arrays = [*source.inputs.values(), *source.labels.values()]
     size = sum(array.nbytes for array in arrays)
-    return (device == "cpu" or size <= _DEVICE_BYTES) and all(
-        array.flags.c_contiguous and array.dtype.isnative and not _in_a_file(array) for array in arrays
+    return (
+        ours
+        and (device == "cpu" or size <= _DEVICE_BYTES)
+        and all(array.flags.c_contiguous and array.dtype.isnative and not _in_a_file(array) for array in arrays)
     )
 
 

@@ -35,6 +35,7 @@ class Rounds:
 
     def hold(self, source: Dataset) -> bool:
         """As of an engine, for the discriminator's step; the generator's takes no samples."""
+        self._engine.open(GENERATOR)
         return self._engine.hold(source, DISCRIMINATOR)
 
     def step(self, batch: dict[str, Array] | Array) -> dict[str, float]:
