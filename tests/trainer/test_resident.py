@@ -113,6 +113,9 @@ def test_what_cannot_stay_is_not_held(tmp_path: Path) -> None:
         (np.asarray(np.load(tmp_path / "x.npy", mmap_mode="r")).view(), False),
     ]:
         assert fits(Dataset.from_arrays(given), "cpu") is expected
+    for kept, wanted in (("float64", "float16"), ("float32", "float16"), ("float64", "float64")):
+        typed = Dataset("a", "train", {"x": array.astype(kept)}).typed({"x": wanted})
+        assert fits(typed, "cpu") is ((kept, wanted) != ("float64", "float16"))  # which would be rounded twice
     large = Dataset.from_arrays(np.zeros((1 << 20, 1 << 10), np.uint8))  # untouched pages: nothing is taken
     assert fits(large, "cuda")
     assert not fits(Dataset.from_arrays(large.inputs["x"], np.zeros(1 << 20, np.int64)), "cuda")
