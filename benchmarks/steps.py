@@ -167,7 +167,7 @@ def main() -> None:
         found = loop_cost.measure(n, 3 * options.rounds)
         rows.append({"net": "mlp in fit", "threads": n, "onnxmx": found["loop"], **found})
         low, high = found["half"]
-        line = f"{show(rows[-1], 'ms')}   {found['cost']:+.1%} over bare steps, half of the epochs"
+        line = f"{show(rows[-1], 'ms')}   {found['cost']:+.1%} over bare steps, half of the turns"
         print(f"{line} {low:+.1%} to {high:+.1%}", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
