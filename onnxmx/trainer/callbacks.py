@@ -138,9 +138,12 @@ def states_of(callbacks: Sequence[Callback]) -> dict[str, Any]:
 
 def restore(callbacks: Sequence[Callback], states: Mapping[str, Any]) -> None:
     """Give them back what `states_of` found. Raises CheckpointError where they are others."""
-    names = _by_kind(callbacks)
+    # The first checkpoints named a callback by its place among all, and then its kind.
+    names = {f"{k} {type(c).__name__}": c for k, c in enumerate(callbacks)} | _by_kind(callbacks)
     if lost := [name for name in states if name not in names]:
         kind, _, before = lost[0].partition(" ")
+        if kind.isdigit():
+            kind, before = before, "0"
         raise CheckpointError(
             f"the run expected {int(before) + 1} of the callback {kind}; "
             f"found {', '.join(type(c).__name__ for c in callbacks) or 'none'}",

@@ -13,6 +13,7 @@ import pytest
 
 import onnxmx as mx
 from onnxmx.errors import CheckpointError, DataError, UsageError
+from onnxmx.trainer.callbacks import restore
 from onnxmx.trainer.data import Loader
 from onnxmx.trainer.loop import Loop, Run
 from tests.trainer.nets import blob_net
@@ -315,3 +316,11 @@ def test_overfitting_one_batch(tmp_path: Path) -> None:
 def test_bad_options(options: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         mx.fit(blob_net(), TRAIN, **QUICK, **options)
+
+
+def test_callbacks_of_the_first_checkpoints_are_known_by_their_places() -> None:
+    first, second = Counter(0), Counter(0)
+    restore([first, Notes(), second], {"0 Counter": {"steps": 3}, "2 Counter": {"steps": 5}})
+    assert (first.steps, second.steps) == (3, 5)
+    with pytest.raises(CheckpointError, match="expected 1 of the callback Counter; found Notes"):
+        restore([Notes()], {"0 Counter": {"steps": 3}})
