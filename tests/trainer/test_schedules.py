@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +89,15 @@ def test_resolve(schedule: WarmupCosine, total: int, expected: tuple[int, int]) 
 
 def test_the_rate_of_a_run_is_that_of_its_schedule() -> None:
     """The step counts its updates by itself: 6 of them here, 2 epochs of 3 batches."""
-    rates: list[float] = []
+    found: list[float] = []
 
-    class Spy(WarmupCosine):
-        def resolve(self, total: int) -> WarmupCosine:
-            rates.append(total)
-            return super().resolve(total)
+    class Rates(mx.Callback):
+        def step(self, loop: Any, measured: Mapping[str, float]) -> None:
+            found.append(measured["lr"])
 
-    run = mx.fit(blob_net(), blobs(96), optimizer=mx.SGD(lr=Spy(0.1, warmup=1)), batch_size=32, epochs=2,
-                 progress=False)  # fmt: skip
-    assert rates == [6]
+    run = mx.fit(blob_net(), blobs(96), optimizer=mx.SGD(lr=WarmupCosine(0.1, warmup=1)), batch_size=32, epochs=2,
+                 callbacks=[Rates()], progress=False)  # fmt: skip
+    assert found == pytest.approx([formula(t, 0.1, 0.0, 1, 6) for t in range(6)], rel=1e-5, abs=2e-7)
     assert len(run.history) == 2
 
 
