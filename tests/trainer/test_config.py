@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 import onnxmx as mx
 from onnxmx.builder.session import cores
 from onnxmx.cli.train import train
-from onnxmx.errors import DataError, OnnxmxError, UsageError
+from onnxmx.errors import UsageError
 from onnxmx.trainer import losses, metrics, run
 from onnxmx.trainer.clipping import ClipGlobalNorm
 from onnxmx.trainer.config import _COMMANDS, TrainConfig
-from onnxmx.trainer.gan.refused import NOT_OF_A_GAN
 from onnxmx.trainer.optimizers import OPTIMIZERS, SGD, Adam, AdamW
 from onnxmx.trainer.schedules import SCHEDULES, Constant, Warmup, WarmupCosine
 from onnxmx.trainer.tables import listed, override, parse_setting
@@ -149,106 +148,6 @@ def test_metrics_by_output() -> None:
     assert config.measure == {"odd": "auc"}
 
 
-BAD = [
-    ('measure = 3', "measure to be text or a table or a list; found 3", ""),
-    ('epoch = 3', "unknown key 'epoch'", "Did you mean 'epochs'"),
-    ('qqq = 3', "unknown key 'qqq'", "There are: model, data"),
-    ('epochs = "3"', "epochs to be an integer; found '3'", ""),
-    ('epochs = 3.0', "epochs to be an integer; found 3.0", ""),
-    ('epochs = true', "epochs to be an integer; found True", ""),
-    ('lr = "fast"', "lr to be a number; found 'fast'", ""),
-    ('lr = [1.0]', "lr to be a number", ""),
-    ('loss = 3', "loss to be text; found 3", ""),
-    ('threads = 1.5', "threads to be an integer", ""),
-    ('overwrite = true', "settings of a run; found 'overwrite'", "on the command line: --overwrite"),
-    ('find_lr = "lr.png"', "settings of a run; found 'find_lr'", "--find-lr"),
-    ('[model2]', "unknown key 'model2'", "Did you mean 'model'"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("line", "text", "mend"), BAD)
-def test_a_bad_key_or_type(tmp_path: Path, line: str, text: str, mend: str) -> None:
-    path = tmp_path / "c.toml"
-    path.write_text(f'model = "mlp"\ndata = "digits"\n{line}\n')
-    with pytest.raises(UsageError) as caught:
-        TrainConfig.load(path)
-    assert str(path) in str(caught.value)
-    assert text in str(caught.value)
-    assert mend in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("content", "error", "text"),
-    [
-        (b"model = ", DataError, "expected TOML"),
-        (b"\xff\xfe", DataError, "expected TOML"),
-        (b"", UsageError, "expected 'model'; found none"),
-        (b'model = "mlp"', UsageError, "expected 'data'; found none"),
-        (None, DataError, "cannot read .*: No such file"),
-    ],
-)
-def test_a_bad_file(tmp_path: Path, content: bytes | None, error: type[OnnxmxError], text: str) -> None:
-    path = tmp_path / "c.toml"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(error, match=text):
-        TrainConfig.load(path)
-
-
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ({"optimizer": "adm"}, "no optimizer named 'adm'\n  Did you mean 'adam'"),
-        ({"schedule": "warmup_cosin"}, "Did you mean 'warmup_cosine'"),
-        ({"lr": -1.0}, "Adam's lr expected a finite number of at least 0; found -1.0"),
-        ({"optimizer": {"name": "sgd", "lr": -1.0}}, "SGD's lr expected a finite number of at least 0; found -1.0"),
-        ({"optimizer": {"name": "sgd", "lr": 0.1}, "lr": 0.1}, "expected lr or optimizer.lr; found both"),
-        (
-            {"optimizer": {"name": "adam", "beta": 0.1}},
-            "optimizer 'adam' has an unknown key 'beta'\n  Did you mean 'beta2'",
-        ),
-        ({"optimizer": {"name": "adam", "amsgrad": 1}}, "expected optimizer.amsgrad to be true or false; found 1"),
-        ({"optimizer": {"name": "adam", "groups": ["*.bias"]}}, "optimizer.groups.0 expected a table"),
-        ({"optimizer": {"name": "adam", "groups": [{"match": "b", "rate": 2}]}}, "has an unknown key 'rate'"),
-        ({"optimizer": {"name": "adam", "groups": {"lr": 2}}}, "optimizer.groups.0 expected 'match'"),
-        ({"schedule": {"name": "step"}}, "schedule expected 'every' for 'step'; found none"),
-        ({"schedule": {"name": "cosine", "warmup": -1}}, "a warm-up expected updates of at least 0 updates"),
-        ({"schedule": []}, "schedule expected at least one"),
-        ({"schedule": {"name": "cosine", "updates": 4}}, "schedule expected updates in all but the last .* found 4"),
-        ({"schedule": [{"name": "linear"}, {"name": "cosine"}]}, "schedule.0 expected updates in all but the last"),
-        ({"clip": {"name": "globl_norm", "max_norm": 1.0}}, "no clipping named 'globl_norm'"),
-        ({"regularize": {"name": "l2"}}, "regularize expected 'strength' for 'l2'"),
-        ({"regularize": {"name": "l2", "strength": -1.0}}, "L2 expected a finite number above 0; found -1.0"),
-        ({"average": "emma"}, "no average named 'emma'\n  Did you mean 'ema'"),
-        ({"micro_batches": 3}, "batch_size expected a multiple of its 3 micro-batches; found 64\n  Take 66"),
-        ({"micro_batches": 0}, "micro_batches expected an integer of at least 1; found 0"),
-        ({"warmup": -3}, "warmup of at least 0 updates"),
-        ({"clip": -1.0}, "clip_global_norm expected a finite number above 0"),
-        ({"clip": float("nan")}, "clip_global_norm expected"),
-        ({"epochs": 0}, "epochs expected an integer of at least 1; found 0"),
-        ({"batch_size": 0}, "batch_size expected an integer of at least 1; found 0"),
-        ({"seed": -1}, "seed expected an integer of at least 0; found -1"),
-        ({"seed": 2**63}, "seed expected an integer below"),
-        ({"threads": 0}, "threads expected an integer of at least 1; found 0"),
-        ({"checkpoint_s": -0.1}, "checkpoint_s expected a number of at least 0"),
-        ({"checkpoint_s": float("nan")}, "checkpoint_s expected a number"),
-        ({"provider": "gpu"}, "provider"),
-        ({"provider": "cuda", "engine": "ort-training"}, "'ort-training' expected the provider 'cpu'; found 'cuda'"),
-        ({"precision": "float16", "engine": "ort-training"}, "precision"),
-        ({"log_every": 0}, "log_every expected an integer of at least 1; found 0"),
-        ({"keep_best": -1}, "keep_best expected an integer of at least 0; found -1"),
-        ({"patience": 0}, "patience expected a number of epochs of at least 1; found 0"),
-        ({"min_delta": 0.1}, "min_delta expected patience; found 0.1 without it"),
-        ({"time_budget_s": 0}, "time_budget_s expected a number of seconds above 0; found 0"),
-        ({"logs": ["csv", "cvs"]}, "no log named 'cvs'"),
-    ],
-)
-def test_values_out_of_range(values: dict[str, Any], text: str) -> None:
-    config = TrainConfig("mlp", "digits", **values)
-    with pytest.raises(UsageError, match=text):
-        (config.make_update(), config.make_plan())
-
-
 def test_tables(tmp_path: Path) -> None:
     """All that `fit` takes can stand in a file."""
     (tmp_path / "c.toml").write_text("""
@@ -323,31 +222,11 @@ def test_what_a_gan_s_name_brings(tmp_path: Path) -> None:
     assert TrainConfig("mlp", "digits").make_game() is None
 
 
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ({"gan": {"samples": -1}, "loss": "wasserstein_gan"}, "gan.samples expected a number of at least 0; found -1"),
-        ({"gan": {"k": 0}, "loss": "wasserstein_gan"}, "k expected a number of steps"),
-        ({"epochs": 0}, "epochs expected"),
-        ({"lr": -1.0}, "lr expected"),
-    ],
-)
-def test_all_of_it_is_checked_before_a_run(values: dict[str, Any], text: str) -> None:
-    with pytest.raises(UsageError, match=text):
-        TrainConfig("mlp", "digits", **values).check()
-
-
 def test_curves_are_drawn_where_matplotlib_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for found, logs in ((object(), ["curves"]), (None, [])):
         monkeypatch.setattr("importlib.util.find_spec", lambda name, found=found: found)
         monkeypatch.setattr("onnxmx.trainer.plan.make_logs", lambda names: [])
         assert TrainConfig("mlp", "digits").make_plan().logs == logs
-
-
-def test_a_teacher_that_is_no_file() -> None:
-    for table in ({}, {"model": 3}):
-        with pytest.raises(UsageError, match=r"teacher\.model expected an ONNX file; found"):
-            TrainConfig("mlp", "digits", teacher=table).make_teacher()
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -397,28 +276,6 @@ def test_settings(before: dict[str, Any], settings: list[str], after: dict[str, 
     assert before == kept
 
 
-@pytest.mark.parametrize(
-    ("setting", "text"),
-    [
-        ("epochs", "expected KEY=VALUE; found 'epochs'"),
-        ("=3", "expected KEY=VALUE"),
-        ("epoch=3", "unknown key 'epoch'\n  Did you mean 'epochs'"),
-        ("optimizer.=3", "expected a key such as optimizer.lr; found 'optimizer.'"),
-        ("epochs.x=3", "epochs expected a table to set a part of; found 3"),
-        ("optimizer.lrr=3", "has an unknown key 'lrr'\n  Did you mean 'lr'"),
-        ("schedule.3.every=2", "schedule 'warmup_cosine' has an unknown key '3'"),
-        ("epochs=many", "expected epochs to be an integer; found 'many'"),
-    ],
-)
-def test_bad_settings(setting: str, text: str) -> None:
-    def made() -> None:
-        key, value = parse_setting(setting)
-        TrainConfig.of_settings({"model": "mlp", "data": "digits", "epochs": 3, key: value}).check()
-
-    with pytest.raises(UsageError, match=text):
-        made()
-
-
 def test_every_option_of_train_is_a_key() -> None:
     """What an option can say, config.toml can say too; the rest are no settings of a run, and it says so of them."""
     options = {p.name for p in train.params if isinstance(p, click.Option)}
@@ -430,36 +287,6 @@ def test_every_option_of_fit_is_a_key() -> None:
     """But for what no file can hold: callbacks, and whether to show progress or to delete a run."""
     arguments = set(inspect.signature(mx.fit).parameters) - {"model", "data", "validation", "callbacks", "progress"}
     assert {"teacher" if name == "teach" else name for name in arguments} - _COMMANDS <= set(OTHER)
-
-
-@pytest.mark.parametrize("field", sorted(NOT_OF_A_GAN.keys() & OTHER.keys() - {"tune"}))
-def test_a_gan_says_what_it_is_not_trained_with(field: str, tmp_path: Path) -> None:
-    settings = {"model": "mlp_gan", "data": "digits", "batch_size": 9, field: OTHER[field]}
-    with pytest.raises(UsageError, match=f"a GAN expected {field} to be left out") as caught:
-        run.train(TrainConfig.of_settings(settings), tmp_path / "run")
-    assert NOT_OF_A_GAN[field] in str(caught.value)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_gan_measures_no_formulations() -> None:
-    config = TrainConfig.of_settings({"model": "mlp_gan", "data": "digits"})
-    dataclasses.replace(config, tune="off").check()
-    with pytest.raises(UsageError, match="a GAN expected tune to be left out; found 'full'"):
-        dataclasses.replace(config, tune="full").check()
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"fast_dev_run": True}, "a finder expected fast_dev_run to be left out"),
-        ({"overfit_one_batch": True}, "a finder expected overfit_one_batch to be left out"),
-        ({"teacher": {"model": "t.onnx"}}, "a finder expected teacher to be left out"),
-        ({"micro_batches": 4}, "a batch size is found for a step that takes it at once; found 4 micro-batches"),
-    ],
-)
-def test_a_finder_says_what_it_does_not_try(settings: dict[str, Any], text: str) -> None:
-    with pytest.raises(UsageError, match=text):
-        run.find_batch_size_of(TrainConfig.of_settings({"model": "mlp", "data": "digits", **settings}))
 
 
 def test_a_finder_takes_the_settings_of_the_configuration() -> None:
