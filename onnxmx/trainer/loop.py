@@ -23,11 +23,11 @@ from onnxmx.files import write_atomic
 from onnxmx.trainer import callbacks as moments
 from onnxmx.trainer.data import Dataset, Loader
 from onnxmx.trainer.offender import find_offender
+from onnxmx.trainer.packed import Packed
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.progress import Reporter
 from onnxmx.trainer.qat import deployed
 from onnxmx.trainer.run_directory import Log, Position, RunDirectory
-from onnxmx.trainer.sums import Sums
 from onnxmx.trainer.timing import Timing
 from onnxmx.trainer.trainer import Trainer
 
@@ -85,7 +85,7 @@ class Loop:
         if validation:
             trainer.prepare_evaluation(validation)
         self._figures, self.criterion = trainer.figures(data, validation is not None)
-        self._totals = Sums({name: array.shape for name, array in trainer.engine.sums.items()})
+        self._totals = Packed({name: array.shape for name, array in trainer.engine.sums.items()})
         self._norms = 0.0
         self._measured: dict[str, float] = {}
         self._best: Model | None = None

@@ -23,9 +23,9 @@ from onnxmx.trainer.engine.block_size import block_size
 from onnxmx.trainer.engine.blocked import lower
 from onnxmx.trainer.engine.program import Program, on_device
 from onnxmx.trainer.engine.resident import INDICES, arrays_of, drawing, fits, quantizes
+from onnxmx.trainer.packed import Packed
 from onnxmx.trainer.state import differences
 from onnxmx.trainer.step import StepGraph
-from onnxmx.trainer.sums import Sums
 
 Array = np.ndarray[Any, Any]
 OrtValue = Any
@@ -147,7 +147,7 @@ class OrtEngine:
             return
         ports = program.batch
         sizes: dict[str, int] = {}
-        fits = batch.keys() == ports.keys() and all(
+        agrees = batch.keys() == ports.keys() and all(
             array.dtype.name == port["dtype"]
             and array.dtype.isnative  # ONNX Runtime takes the bytes as they lie
             and array.ndim == len(port["shape"])
@@ -157,7 +157,7 @@ class OrtEngine:
             )
             for array, port in ((batch[name], port) for name, port in ports.items())
         )
-        if not fits:
+        if not agrees:
             expected = ", ".join(f"{n} {p['dtype']} {show_shape(p['shape'])}" for n, p in ports.items())
             found = ", ".join(f"{n} {a.dtype} {show_shape(a.shape)}" for n, a in batch.items())
             raise DataError(
@@ -167,7 +167,7 @@ class OrtEngine:
         program.known = kinds
 
     @property
-    def sums(self) -> Sums:
+    def sums(self) -> Packed:
         """What of the last batch is added up over batches, by name; the next step writes over it."""
         return self._last.sums
 

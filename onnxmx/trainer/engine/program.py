@@ -8,8 +8,8 @@ import numpy as np
 
 from onnxmx.builder.session import runtime
 from onnxmx.trainer.data.dataset import Dataset
+from onnxmx.trainer.packed import Packed
 from onnxmx.trainer.step import StepGraph
-from onnxmx.trainer.sums import Sums
 
 Array = np.ndarray[Any, Any]
 OrtValue = Any
@@ -29,13 +29,13 @@ class Program:
     def __init__(self, step: StepGraph) -> None:
         self.step = step
         self.batch = _ports(step.spec["inputs"], "batch.")
-        self.state = _ports(step.spec["inputs"], "state.")
+        self.state = step.state_ports
         self.writes = list(_ports(step.spec["outputs"], "next."))
         ports = {p["name"]: p for p in step.spec["outputs"] if not p["name"].startswith("next.")}
-        self.sums = Sums({name: p["shape"] for name, p in ports.items() if name.startswith("sum.")})
+        self.sums = Packed({name: p["shape"] for name, p in ports.items() if name.startswith("sum.")})
         singles = {name: p["dtype"] for name, p in ports.items() if not p["shape"] and name not in self.sums}
         groups = [
-            Sums({name: () for name in singles if singles[name] == dtype}, dtype)
+            Packed({name: () for name in singles if singles[name] == dtype}, dtype)
             for dtype in dict.fromkeys(singles.values())
         ]
         self._singles = [([name.removeprefix("metric.") for name in group], group.flat) for group in groups]

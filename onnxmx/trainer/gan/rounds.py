@@ -14,8 +14,8 @@ from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.engine import OrtEngine
 from onnxmx.trainer.gan.steps import DISCRIMINATOR, GENERATOR
 from onnxmx.trainer.joint import Joint, with_state
+from onnxmx.trainer.packed import Packed
 from onnxmx.trainer.step import StepGraph
-from onnxmx.trainer.sums import Sums
 from onnxmx.trainer.trainer import Criterion, MakeFigures
 
 Array = np.ndarray[Any, Any]
@@ -31,7 +31,7 @@ class Rounds:
     def __init__(self, engine: OrtEngine, k: int) -> None:
         self._engine, self._k = engine, k
         self._done = int(engine.values[f"{DISCRIMINATOR}.step"].numpy())
-        self.sums = Sums({f"sum.{name}": (2,) for name in _FIGURES})
+        self.sums = Packed({f"sum.{name}": (2,) for name in _FIGURES})
 
     def hold(self, source: Dataset) -> bool:
         """As of an engine, for the discriminator's step; the generator's takes no samples."""

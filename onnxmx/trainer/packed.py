@@ -1,4 +1,4 @@
-"""Sums of many batches, by name, in one array."""
+"""Small arrays by name that lie in one, so that all of them are read, or added to others, at once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 
-class Sums(dict[str, Array]):
-    """Arrays by name that are parts of one, `flat`: adding all of them to others is a single operation.
+class Packed(dict[str, Array]):
+    """Arrays by name that are parts of one: what changes in `flat`, of shape (n,), changes in them.
 
-    shapes: of each array, by name.
+    shapes: of each array, by name, () for a single number.   dtype: of all of them.   They begin as zeros.
     """
 
     def __init__(self, shapes: Mapping[str, Sequence[int]], dtype: str = "float64") -> None:
