@@ -185,6 +185,7 @@ def test_steps_of_both_kinds_share_a_state() -> None:
         assert measured == engines[1].step(TRAIN.batch(indices))
         assert engines[0].sums.flat.tobytes() == engines[1].sums.flat.tobytes()
     states = [engine.state() for engine in engines]
+    assert states[0]["step"] == 2 * len(batches)
     for name, array in states[0].items():
         assert array.tobytes() == states[1][name].tobytes(), name
 
