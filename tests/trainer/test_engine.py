@@ -88,6 +88,7 @@ def spoiled(kind: str, batch: dict[str, Array]) -> dict[str, Array]:
         "rank": batch | {"x": x[0]},
         "a label for all": batch | {"label": label[:1]},  # would broadcast
         "labels of one row less": batch | {"label": label[:-1]},
+        "no sample": {"x": x[:0], "label": label[:0]},
     }[kind]
 
 
@@ -95,7 +96,7 @@ def spoiled(kind: str, batch: dict[str, Array]) -> dict[str, Array]:
     "kind",
     ["nothing", "no label", "another name", "one too many", "float64", "int32 labels", "the other byte order",
      "features", "rank",
-     "a label for all", "labels of one row less"],
+     "a label for all", "labels of one row less", "no sample"],
 )  # fmt: skip
 def test_batches_that_do_not_fit(kind: str) -> None:
     """Each is refused, and the state stays as it was."""

@@ -147,15 +147,19 @@ class OrtEngine:
             return
         ports = program.batch
         sizes: dict[str, int] = {}
-        agrees = batch.keys() == ports.keys() and all(
-            array.dtype.name == port["dtype"]
-            and array.dtype.isnative  # ONNX Runtime takes the bytes as they lie
-            and array.ndim == len(port["shape"])
+        agrees = (
+            batch.keys() == ports.keys()
             and all(
-                d is None or n == (sizes.setdefault(d, n) if isinstance(d, str) else d)
-                for d, n in zip(port["shape"], array.shape, strict=True)
+                array.dtype.name == port["dtype"]
+                and array.dtype.isnative  # ONNX Runtime takes the bytes as they lie
+                and array.ndim == len(port["shape"])
+                and array.shape[:1] != (0,)
+                and all(
+                    d is None or n == (sizes.setdefault(d, n) if isinstance(d, str) else d)
+                    for d, n in zip(port["shape"], array.shape, strict=True)
+                )
+                for array, port in ((batch[name], port) for name, port in ports.items())
             )
-            for array, port in ((batch[name], port) for name, port in ports.items())
         )
         if not agrees:
             expected = ", ".join(f"{n} {p['dtype']} {show_shape(p['shape'])}" for n, p in ports.items())
@@ -253,7 +257,7 @@ def _mend_batch(ports: dict[str, dict[str, Any]], batch: Mapping[str, Array]) ->
     if isinstance(size, int) and name in batch and list(batch[name].shape[1:]) == rest:
         free = f"model.resize({name}={('batch', *rest)})" if name.isidentifier() else "model.resize"
         return f"The model is written for batches of {size}: {free} frees that, or let batch_size={size}."
-    return "Names, element types and shapes must agree, and all arrays hold the same number of samples."
+    return "Names, element types and shapes must agree, and all arrays hold the same number of samples, one at least."
 
 
 def _buffer(array: Array, device: str) -> OrtValue:
