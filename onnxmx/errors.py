@@ -56,6 +56,19 @@ class DataError(OnnxmxError):
     """A dataset or an input that is missing, damaged, or does not fit the model."""
 
 
+class SampleError(DataError):
+    """A sample that does not do.   sample: its number in the arrays that were looked at."""
+
+    def __init__(self, problem: str, sample: int, *, of: str = "", mend: str | None = None) -> None:
+        """problem: up to what was found.   of: what the sample belongs to, in words."""
+        super().__init__(f"{problem} in sample {sample}" + (f" of {of}" if of else ""), mend=mend)
+        self.sample, self._said = sample, problem
+
+    def placed(self, of: str, sample: int) -> SampleError:
+        """The same, told by where the sample was read from."""
+        return SampleError(self._said, sample, of=of, mend=self.mend)
+
+
 class TrainingError(OnnxmxError):
     """Training that could not go on: a loss that is not a number."""
 

@@ -13,7 +13,7 @@ from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import open_session, run_errors, runtime
 from onnxmx.builder.values import agree
-from onnxmx.errors import DataError, UsageError
+from onnxmx.errors import DataError, SampleError, UsageError
 from onnxmx.trainer import losses
 from onnxmx.trainer.data import Dataset, Loader
 from onnxmx.trainer.losses import Loss, LossLike, Spec
@@ -160,7 +160,10 @@ def fit_data(model: Model, data: Dataset, loss: LossLike) -> Dataset:
                 mend=_other_loss(task, name, data.labels[name], spec, {n: outputs[n] for n in task.outputs}),
             )
     data = replace(data, labels={name: data.labels[name] for name in objective.labels})
-    objective.check(data.labels, outputs)
+    try:
+        objective.check(data.labels, outputs)
+    except SampleError as error:
+        raise error.placed(*data.read_from(error.sample)) from None
     return data
 
 

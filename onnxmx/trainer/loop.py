@@ -277,13 +277,14 @@ class Loop:
     def _diverged(self, index: int) -> DivergedError:
         name, found = next((n, x) for n in ("loss", "grad_norm") if not math.isfinite(x := self._measured[n]))
         chosen = self._loader.indices(self.position.epoch, index)
-        batch, samples = self.data.batch(chosen), chosen.tolist()
-        shown = ", ".join(map(str, samples[:_SHOWN])) + (f" ... of {len(samples)}" if len(samples) > _SHOWN else "")
+        batch, samples, rows = self.data.batch(chosen), chosen.tolist(), self.data.rows[chosen].tolist()
+        shown = ", ".join(map(str, rows[:_SHOWN])) + (f" ... of {len(rows)}" if len(rows) > _SHOWN else "")
+        shown += f", in {self.data.origin.name}" if self.data.origin else ""
         engine = self.trainer.engine
         offender = find_offender(self.trainer.graph.data, engine.state(former=True), batch, name)
         row = offender.row(len(samples)) if offender else None
         first = f"\n  first not finite: {offender}" if offender else ""
-        first += f", of sample {samples[row]}" if row is not None else ""
+        first += f", of sample {rows[row]}" if row is not None else ""
         return DivergedError(
             f"{name} expected a finite number; found {found} at step {self.steps + 1}, batch {index + 1} of epoch "
             f"{self.position.epoch + 1} (samples {shown}){first}",

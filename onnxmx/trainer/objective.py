@@ -157,7 +157,7 @@ class Objective:
         return g.sum(*(task.loss.finish(g, part) for task, part in zip(self.tasks, parts, strict=True)))
 
     def check(self, arrays: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]], outputs: Values) -> None:
-        """Raises DataError where a label holds a value that its loss does not take."""
+        """Raises SampleError where a label holds a value that its loss does not take."""
         for task in self.tasks:
             for name in task.columns:
                 task.loss.check(name, arrays[name], {o: outputs[o] for o in task.outputs})

@@ -151,6 +151,19 @@ def test_check_classes_against_a_model():
         make().check_classes(2)
 
 
+def test_a_part_names_the_sample_of_the_whole():
+    whole = Dataset.from_arrays(np.arange(40), np.arange(40), name="mine")
+    assert whole.read_from(7) == ("dataset 'mine' (train)", 7)
+    for part in whole.hold_out(0.25):
+        for cut in (part, part.rename({"x": "image"}), part.take(4), part.subset(slice(None, None, -2)).subset([3, 1])):
+            found = [cut.read_from(k) for k in range(len(cut))]
+            assert found == [("dataset 'mine' (train)", row) for row in cut.labels["label"].tolist()]
+        last = int(part.labels["label"][-1])
+        with pytest.raises(DataError, match=rf"^dataset 'mine' \(train\) expected .*; found {last} in sample {last}\n"):
+            part.check_classes(last)
+        assert part.digest() == Dataset.from_arrays(part.inputs["x"], part.labels["label"]).digest()
+
+
 def test_digest_is_of_content_not_of_storage():
     big = make(inputs={"image": IMAGES.astype(">i4")}).digest()
     assert make(inputs={"image": IMAGES.astype("<i4")}).digest() == big

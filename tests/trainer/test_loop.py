@@ -20,6 +20,8 @@ from onnxmx import layers as L
 from onnxmx.errors import (
     CheckpointError,
     DivergedError,
+    OnnxmxWarning,
+    SampleError,
     TrainingError,
     UsageError,
 )
@@ -237,6 +239,30 @@ def test_a_gradient_that_is_not_a_number(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=GRADIENT):
         mx.fit(blob_net(), TRAIN, loss=root, out=tmp_path / "r", **QUICK | {"checkpoint_s": 0.0})
     assert not (tmp_path / "r" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("bad", [3, 11])  # the second one is in the test split
+def test_a_label_of_a_divided_file_is_named_by_its_row_there(tmp_path: Path, bad: int) -> None:
+    np.savez(tmp_path / "mine.npz", x=np.ones((20, 4), np.float32), y=np.where(np.arange(20) == bad, 5, 0))
+    with pytest.warns(OnnxmxWarning, match="has no x_test"):
+        train, test = (mx.data.get_dataset("mine.npz", split, tmp_path) for split in ("train", "test"))
+    with pytest.raises(SampleError, match=rf"found 5 in sample {bad} of .*mine\.npz\n") as caught:
+        mx.fit(blob_net(), train, validation=test, **QUICK)
+    assert caught.value.sample == bad
+
+
+def test_a_sample_of_data_that_was_cut_is_named_by_its_number_in_the_whole() -> None:
+    x = np.ones((40, 4), np.float32)
+    x[33] = -1
+    train, _ = Dataset.from_arrays(x, np.zeros(40, np.int64)).hold_out(0.2)
+
+    def net(x: Any) -> Any:
+        return L.Dense(3)(x.builder.log(x * 1.0))
+
+    said = r"\(samples ([0-9, ]+), in dataset 'arrays' \(train\)\)\n.*, of sample 33\n"
+    with pytest.raises(DivergedError, match=said) as lost:
+        mx.fit(mx.build(net, x=("batch", 4)), train, batch_size=8, progress=False)
+    assert train.rows[lost.value.samples].tolist() == json.loads(f"[{re.search(said, str(lost.value))[1]}]")  # type: ignore[index]
 
 
 def test_the_first_value_that_is_not_a_number() -> None:

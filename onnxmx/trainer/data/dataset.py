@@ -65,6 +65,14 @@ class Preprocessing(CheckedArguments):
 
 
 @dataclass(frozen=True, eq=False)
+class Origin:
+    """What samples were cut from.   name: in words, for errors.   rows: their numbers there, integers (n,)."""
+
+    name: str
+    rows: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Dataset(CheckedArguments):
     """Named input and label arrays whose first axis counts samples. Checked once, here; read-only afterwards.
 
@@ -73,6 +81,7 @@ class Dataset(CheckedArguments):
     classes: a name for each value that the first label may take, an integer; None when it is no class.
     types: by input name, the element type of a batch where it is not float32, e.g. {"tokens": "int64"}; such an input
     is not preprocessed.
+    origin: what they are a part of; by default they are the whole.
     Raises DataError for lengths that differ, no samples, labels outside the classes, NaN or infinity.
     """
 
@@ -83,6 +92,7 @@ class Dataset(CheckedArguments):
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing = Preprocessing()
     types: Mapping[str, str] = field(default_factory=dict)
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         inputs = {key: _as_array(key, value) for key, value in self.inputs.items()}
@@ -172,7 +182,17 @@ class Dataset(CheckedArguments):
             self,
             inputs={key: array[chosen] for key, array in self.inputs.items()},
             labels={key: array[chosen] for key, array in self.labels.items()},
+            origin=Origin(self.origin.name if self.origin else self._here, self.rows[chosen]),
         )
+
+    @property
+    def rows(self) -> Array:
+        """The number of each sample in what it was cut from, integers (n,)."""
+        return self.origin.rows if self.origin else np.arange(len(self))
+
+    def read_from(self, sample: int) -> tuple[str, int]:
+        """What a sample was read from, in words, and its number there."""
+        return (self.origin.name if self.origin else self._here), int(self.rows[sample])
 
     @checked_arguments
     def hold_out(self, share: float = 0.2, *, seed: int = 0) -> tuple[Dataset, Dataset]:
@@ -284,9 +304,10 @@ class Dataset(CheckedArguments):
             return
         bad = (array < 0) | (array >= count)
         if bad.any():
-            row, value = first_bad(array, bad)
+            sample, value = first_bad(array, bad)
+            here, row = self.read_from(sample)
             raise DataError(
-                f"{self._here} expected {key!r} in [0, {count}), one of {count} classes; found {value} in sample {row}",
+                f"{here} expected {key!r} in [0, {count}), one of {count} classes; found {value} in sample {row}",
                 mend="Number the classes from 0, or name as many classes as there are.",
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from onnxmx.builder.arguments import checked_arguments
 from onnxmx.errors import DataError, OnnxmxWarning, nearest
-from onnxmx.trainer.data.dataset import Array, Dataset
+from onnxmx.trainer.data.dataset import Array, Dataset, Origin
 from onnxmx.trainer.data.registry import check_split
 
 _INPUTS = {"train": ("x", "x_train"), "test": ("x_test",)}
@@ -80,7 +81,8 @@ def split_npz(path: str | PathLike[str], split: str) -> Dataset:
         OnnxmxWarning,
         stacklevel=2,
     )
-    return test if split == "test" else train
+    part = test if split == "test" else train
+    return replace(part, origin=Origin(str(path), part.rows))
 
 
 def _read(path: Path, wanted: set[str]) -> tuple[dict[str, Array], list[str]]:

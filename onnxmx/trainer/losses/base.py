@@ -16,7 +16,7 @@ from onnxmx.builder.graph import Dim, GraphBuilder, Value, describe
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.ops import FLOAT, INT64
 from onnxmx.builder.values import show_shape
-from onnxmx.errors import DataError, ShapeError, UsageError
+from onnxmx.errors import SampleError, ShapeError, UsageError
 from onnxmx.trainer.data.dataset import first_bad
 from onnxmx.trainer.named import spell
 
@@ -82,7 +82,7 @@ class Loss(CheckedArguments):
         raise NotImplementedError
 
     def check(self, name: str, array: Array, outputs: Values) -> None:
-        """Raises DataError for labels, of all samples, that hold a value it does not take."""
+        """Raises SampleError for labels, of all samples, that hold a value it does not take."""
 
     def count(self, g: GraphBuilder, outputs: Values, labels: Values) -> ir.Value | None:
         """The count where labels weigh unlike, a float32 scalar; None where each sample counts the same.
@@ -237,11 +237,12 @@ def dims_of(loss: Loss, output: ir.Value) -> tuple[Dim, ...]:
 
 
 def refuse(loss: Loss, name: str, array: Array, bad: Array, allowed: str, *, mend: str = "") -> None:
-    """Raises DataError where `bad` is true somewhere. mend: what to do, where more is known."""
+    """Raises SampleError where `bad` is true somewhere. mend: what to do, where more is known."""
     if bad.any():
         row, value = first_bad(array, bad)
-        raise DataError(
-            f"{loss.name} expected {name!r} to be {allowed}; found {value} in sample {row}",
+        raise SampleError(
+            f"{loss.name} expected {name!r} to be {allowed}; found {value}",
+            row,
             mend=mend or "Repair the labels, or choose a loss that takes them.",
         )
 

@@ -13,7 +13,7 @@ from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value, describe
 from onnxmx.builder.ops import FLOAT, INT64
 from onnxmx.builder.scan import scan
-from onnxmx.errors import DataError, ShapeError, UsageError
+from onnxmx.errors import SampleError, ShapeError, UsageError
 from onnxmx.trainer.losses.base import Array, Loss, Spec, Specs, Values, dims_of, refuse, size
 
 _NEVER = np.float32(-(2.0**100))
@@ -161,9 +161,10 @@ class CTC(Loss):
             needed = (array >= 0).sum(1) + ((array[:, 1:] == array[:, :-1]) & (array[:, 1:] >= 0)).sum(1)
             if (needed > time).any():
                 row = int(np.argmax(needed > time))
-                raise DataError(
-                    f"{self.name} expected labels that fit into {time} steps; {name!r} of sample {row} needs "
-                    f"{needed[row]}, a blank between repeats among them",
+                raise SampleError(
+                    f"{self.name} expected {name!r} to fit into {time} steps; found one that needs {needed[row]}, "
+                    "a blank between repeats among them,",
+                    row,
                     mend="Shorten the label, or give the model more steps.",
                 )
 
