@@ -57,7 +57,14 @@ onnxmx train --resume runs/first --time-budget 3600"""
 @option("--lr", field="lr", type=float, help="The learning rate at its highest; by default the optimizer's own.")
 @option("--schedule", field="schedule", choices_in="onnxmx.trainer.schedules:SCHEDULES", help="How the rate goes.")
 @option("--warmup", field="warmup", type=int, help="Updates until the highest rate; by default 1/20 of the run.")
-@option("--clip", field="clip", type=float, help="The largest global norm of the gradients; 0 for no clipping.")
+@option(
+    "--clip",
+    field="clip",
+    multiple=True,
+    metavar="NORM|CLIPPING",
+    help="The largest global norm of the gradients, 0 for no clipping, or text such as value:limit=0.5; again for "
+    "another.",
+)
 @option(
     "--average", field="average", choices_in="onnxmx.trainer.averages:AVERAGES", help="What to keep of the weights."
 )
@@ -106,6 +113,7 @@ def train(
     overwrite: bool,
     resume: str | None,
     settings: tuple[str, ...],
+    clip: tuple[str, ...],
     logs: tuple[str, ...],
     measure: tuple[str, ...],
     find_lr: str | None,
@@ -129,7 +137,7 @@ def train(
     from onnxmx.trainer.tables import parse_setting
 
     started = time.perf_counter()
-    options |= {"logs": list(logs) or None, "measure": list(measure) or None}
+    options |= {"logs": list(logs) or None, "measure": list(measure) or None, "clip": _clips(clip)}
     if resume is not None:
         _alone(model=model, out=out, overwrite=overwrite, find_lr=find_lr, find_batch_size=find_batch_size)
         folder = Path(resume)
@@ -148,6 +156,19 @@ def train(
         print(f"onnxmx: training {config.model} on {config.data} into {folder}", file=sys.stderr)
         trained = library.train(config, folder, overwrite=overwrite)
     return answer(folder, config, trained, time.perf_counter() - started)
+
+
+def _clips(given: tuple[str, ...]) -> Any:
+    """As config.toml holds them: one, a list of several, or None; a number is the largest global norm."""
+
+    def read(text: str) -> float | str:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    found = [read(text) for text in given]
+    return found if len(found) > 1 else next(iter(found), None)
 
 
 def _alone(**others: object) -> None:

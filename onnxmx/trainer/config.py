@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from onnxmx.builder.literals import is_number
 from onnxmx.builder.model import load
 from onnxmx.errors import DataError, UsageError
 from onnxmx.files import write_atomic
@@ -41,7 +42,7 @@ class TrainConfig:
     schedule: a name or a table of a name, its options, and `warmup`, `warmup_kind`, `warmup_start`; several in a list
     follow one another, each but the last with its `updates`.
     warmup: schedule.warmup in short; by default a twentieth of the run for warmup_cosine, and none for others.
-    clip: the largest global norm of the gradients, 0 for no clipping; or a table of CLIPS, or a list of them.
+    clip: the largest global norm of the gradients, 0 for no clipping; or a table of CLIPS, or a list of both.
     regularize: a table of REGULARIZERS, or a list of them.   average: ema or swa, or a table of one.
     micro_batches: in how many parts a step goes through its batch.
     mix: mixup or cutmix, or a table of one.   precision: float32, float16 or bfloat16.
@@ -118,9 +119,9 @@ class TrainConfig:
 
     def make_clip(self) -> list[Transform]:
         """The clipping and whatever else changes gradients, in order."""
-        if isinstance(self.clip, (int, float)):
-            return [ClipGlobalNorm(self.clip)] if self.clip else []
-        return [make("clip", found, CLIPS, "clipping") for found in listed(self.clip)]
+        if self.clip == 0:
+            return []
+        return [ClipGlobalNorm(t) if is_number(t) else make("clip", t, CLIPS, "clipping") for t in listed(self.clip)]
 
     def make_regularizers(self) -> list[Regularizer]:
         """The regularizers."""

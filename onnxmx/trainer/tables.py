@@ -120,16 +120,19 @@ def override(values: Table, settings: Mapping[str, Any], shorthands: Mapping[str
 
 
 def _step(place: Any, key: str, where: str, shorthands: Mapping[str, str]) -> Any:
+    """The table or list at `key`, which stands there from now on in the place of text or a number."""
+    at: Any = key
+    what = key
     if isinstance(place, list):
-        return place[_index(place, key, where)]
-    found = place.get(key, {})
+        at, what = _index(place, key, where), where.split(".")[-2]
+    found = place[at] if isinstance(place, list) else place.get(key, {})
     if isinstance(found, str):
         found = _of_text(where, found)
     elif isinstance(found, (int, float)):
-        found = {"name": shorthands[key]} if key in shorthands else found
+        found = {"name": shorthands[what]} if what in shorthands else found
     if not isinstance(found, (dict, list)):
         raise UsageError(f"{where} expected a table to set a part of; found {found!r}", mend="Set it as a whole.")
-    place[key] = found
+    place[at] = found
     return found
 
 

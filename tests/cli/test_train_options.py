@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,17 @@ def test_early_ends_and_what_is_written(folder: Path, capsys: pytest.CaptureFixt
     done = here(capsys, "train", "--resume", "short", "--time-budget", 600, "--format", "json")
     answer = json.loads(done.out)
     assert (len(answer["history"]), answer["stopped"]) == (3, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [(["2"], 2.0), (["value:limit=0.5"], "value:limit=0.5"), (["centralize", "2"], ["centralize", 2.0])],
+)
+def test_clippings(folder: Path, capsys: pytest.CaptureFixture[str], given: list[str], kept: object) -> None:
+    words = [word for text in given for word in ("--clip", text)]
+    done = here(capsys, "train", "mlp", "--data", "digits", "--epochs", 1, "--batch-size", 512, "-o", "run", *words)
+    assert done.code == 0, done.err
+    assert tomllib.loads((folder / "run" / "config.toml").read_text())["clip"] == kept
 
 
 def test_finders(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import json
 import itertools
 import re
 from pathlib import Path
@@ -20,7 +21,7 @@ from onnxmx.builder.session import cores
 from onnxmx.cli.train import train
 from onnxmx.errors import UsageError
 from onnxmx.trainer import losses, metrics, run
-from onnxmx.trainer.clipping import ClipGlobalNorm
+from onnxmx.trainer.clipping import ClipGlobalNorm, as_transforms
 from onnxmx.trainer.config import _COMMANDS, TrainConfig
 from onnxmx.trainer.optimizers import OPTIMIZERS, SGD, Adam, AdamW
 from onnxmx.trainer.schedules import SCHEDULES, Constant, Warmup, WarmupCosine
@@ -128,6 +129,18 @@ def test_a_table_as_text(text: dict[str, Any], table: dict[str, Any]) -> None:
     made = [TrainConfig("mlp", "digits", **found) for found in (text, table)]
     assert made[0].make_update() == made[1].make_update()
     assert made[0].make_plan() == made[1].make_plan()
+
+
+def test_clippings_as_fit_takes_them(tmp_path: Path) -> None:
+    clips = [1.0, "value:limit=0.5", 2, "centralize"]
+    (tmp_path / "c.toml").write_text(f'model = "mlp"\ndata = "digits"\nclip = {json.dumps(clips)}\n')
+    config = TrainConfig.load(tmp_path / "c.toml")
+    assert tuple(config.make_clip()) == as_transforms(clips)
+    changed = TrainConfig.load(tmp_path / "c.toml", {"clip.0.max_norm": 3.0, "clip.1.limit": 0.25, "clip.2": "noise"})
+    assert tuple(changed.make_clip()) == as_transforms([3.0, "value:limit=0.25", "noise", "centralize"])
+    for wrong in (0, -1.0, True, "cetnralize", [1.0]):
+        with pytest.raises(UsageError, match="clip"):
+            dataclasses.replace(config, clip=[1.0, wrong]).make_clip()
 
 
 def test_a_part_of_a_table_that_is_text_is_set() -> None:
@@ -265,6 +278,8 @@ def test_every_schedule_by_name(name: str) -> None:
         ({"lr": 2}, ["optimizer.name=sgd", "optimizer.lr=1"], {"optimizer": {"name": "sgd", "lr": 1}}),
         ({"clip": 1.0}, ["clip.max_norm=2"], {"clip": {"name": "global_norm", "max_norm": 2}}),
         ({"clip": [{"name": "norm"}]}, ["clip.0.max_norm=2"], {"clip": [{"name": "norm", "max_norm": 2}]}),
+        ({"clip": [2.0]}, ["clip.0.max_norm=3"], {"clip": [{"name": "global_norm", "max_norm": 3}]}),
+        ({"clip": ["norm:max_norm=1"]}, ["clip.0.max_norm=2"], {"clip": [{"name": "norm", "max_norm": 2}]}),
         ({}, ["model = my model.onnx"], {"model": "my model.onnx"}),
         ({}, ['model="3"', "average={name = 'ema'}"], {"model": "3", "average": {"name": "ema"}}),
         ({"epochs": 1}, ["epochs=2", "epochs=3"], {"epochs": 3}),

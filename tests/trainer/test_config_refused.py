@@ -91,6 +91,8 @@ def test_a_bad_file(tmp_path: Path, content: bytes | None, error: type[OnnxmxErr
         ({"warmup": -3}, "warmup of at least 0 updates"),
         ({"clip": -1.0}, "clip_global_norm expected a finite number above 0"),
         ({"clip": float("nan")}, "clip_global_norm expected"),
+        ({"clip": ["value:limit=1", 0.0]}, "clip_global_norm expected a finite number above 0; found 0.0"),
+        ({"clip": [True]}, "clip expected a name or a table with one; found True"),
         ({"epochs": 0}, "epochs expected an integer of at least 1; found 0"),
         ({"batch_size": 0}, "batch_size expected an integer of at least 1; found 0"),
         ({"seed": -1}, "seed expected an integer of at least 0; found -1"),
