@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-import json
 import itertools
+import json
 import re
 from pathlib import Path
 from typing import Any
