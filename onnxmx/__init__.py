@@ -183,54 +183,6 @@ _NAMES = {
 __all__ = ["OnnxmxError", "OnnxmxWarning", "__version__", *_MODULES, *sorted(_NAMES)]
 
 
-_HABITS = {
-    "AGC": "mx.clip_adaptive",
-    "CosineAnnealingLR": "mx.Cosine",
-    "CrossEntropyLoss": "mx.losses.SoftmaxCrossEntropy",
-    "DataLoader": "mx.data.Dataset",
-    "Dataset": "mx.data.Dataset",
-    "ExponentialLR": "mx.Exponential",
-    "MSELoss": "mx.losses.MeanSquaredError",
-    "ModelCheckpoint": "mx.fit(..., out=..., keep_best=3)",
-    "MultiStepLR": "mx.MultiStep",
-    "OneCycleLR": "mx.OneCycle",
-    "ReduceLROnPlateau": "mx.ReduceOnPlateau",
-    "SoftmaxCrossEntropyLoss": "mx.losses.SoftmaxCrossEntropy",
-    "StepLR": "mx.Step",
-    "autograd": "mx.grad",
-    "gluon": "mx.layers",
-    "initializers": "mx.init",
-    "keras": "mx.layers",
-    "metric": "mx.metrics",
-    "load_model": "mx.load",
-    "loss": "mx.losses",
-    "nd": "mx.layers in a model, numpy outside",
-    "nn": "mx.layers",
-    "optim": "mx.optimizers: mx.Adam, mx.SGD",
-    "random_split": "mx.data.Dataset.hold_out",
-    "regularizers": "mx.L1, mx.L2, mx.MaxNorm",
-    "save": "model.save(path), of mx.Model",
-    "sym": "mx.layers",
-    "train_test_split": "mx.data.Dataset.hold_out",
-}
-"""Names from other libraries, and where to look here."""
-
-
-def _hint(name: str) -> str:
-    """Where what is called `name` may be found."""
-    from onnxmx.builder import layers
-    from onnxmx.errors import nearest
-
-    if name.startswith("_"):
-        return ""
-    if name in layers.__all__:
-        return f"; layers are in mx.layers: mx.layers.{name}"
-    if name in _HABITS:
-        return f"; look at {_HABITS[name]}"
-    near = nearest(name, __all__)
-    return f"; did you mean {near}?" if near else ""
-
-
 if not TYPE_CHECKING:  # a type checker finds what is missing by itself
 
     def __getattr__(name: str) -> Any:
@@ -238,7 +190,11 @@ if not TYPE_CHECKING:  # a type checker finds what is missing by itself
             return importlib.import_module(f"onnxmx.{name}")
         if name in _NAMES:
             return getattr(importlib.import_module(_NAMES[name]), name)
-        raise AttributeError(f"module 'onnxmx' has no attribute {name!r}{_hint(name)}")
+        from onnxmx.builder.elsewhere import TOP, hint, missing
+        from onnxmx.builder.layers import __all__ as layers
+
+        said = f"; layers are in mx.layers: mx.layers.{name}" if name in layers else hint(name, TOP, __all__)
+        raise missing("onnxmx", name, said)
 
 
 def __dir__() -> list[str]:

@@ -114,7 +114,7 @@ def nearest(name: str, options: Iterable[str]) -> str | None:
     """The option closest to `name`, or None when nothing is close, or it is no name."""
     if not isinstance(name, str):
         return None
-    matches = difflib.get_close_matches(name.lower(), {o.lower(): o for o in options}, n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name.lower(), {o.lower(): o for o in options}, n=1)
     return next((o for o in options if matches and o.lower() == matches[0]), None)
 
 

@@ -98,18 +98,6 @@ def test_an_argument_of_another_kind(name: str, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("name", "instead"),
-    [
-        ("fit", r"mx\.fit\(model, data"), ("predict", r"model\(array\)"), ("state_dict", r"model\.parameters\(\)"),
-        ("to", "provider='cuda'"), ("sumary", "summary"), ("zzzz", r"has no 'zzzz'$"),
-    ],
-)  # fmt: skip
-def test_a_method_of_another_library(name: str, instead: str) -> None:
-    with pytest.raises(AttributeError, match=rf"a Model has no '{name}'.*{instead}|{instead}"):
-        getattr(blob_net(), name)
-
-
-@pytest.mark.parametrize(
     ("write", "instead"),
     [
         (lambda x: np.tanh(x), r'found tanh, .*write x\.builder\.op\("Tanh", x, \.\.\.\) for tanh'),

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from onnxmx.builder import drawing, weights
 from onnxmx.builder.arguments import CheckedArguments, checked_arguments
+from onnxmx.builder.elsewhere import MODEL, KnowsOthers
 from onnxmx.builder.external import read_external
 from onnxmx.builder.foreign import check as check
 from onnxmx.builder.foreign import normalize, tidy
@@ -30,9 +31,8 @@ from onnxmx.builder.session import open_session, run_errors
 from onnxmx.builder.source import called_at, line_of, raised_at, user_line
 from onnxmx.builder.summary import Summary, real_inputs, summarize
 from onnxmx.builder.surgery import Surgery
-from onnxmx.builder.synonyms import METHODS
 from onnxmx.builder.values import Dim, Value, agree, dims, expects_numbers, operator_named, show_shape
-from onnxmx.errors import DataError, GraphError, ModelFileError, UsageError, first_line, nearest, unknown_name
+from onnxmx.errors import DataError, GraphError, ModelFileError, UsageError, first_line, unknown_name
 from onnxmx.files import write_atomic
 
 Array = np.ndarray[Any, Any]
@@ -145,13 +145,15 @@ def _data_type(name: str, dtype: str) -> ir.DataType:
         ) from None
 
 
-class Model(Surgery):
+class Model(KnowsOthers, Surgery):
     """An ONNX graph with its parameters.
 
     ir: the `onnx_ir.Model` itself.
     inputs, outputs: what it takes and gives, a Port by name.
     metadata: what the product adds to the file (`onnxmx.*`), as strings.
     """
+
+    _others = MODEL
 
     def __init__(self, model: ir.Model) -> None:
         if not isinstance(model, ir.Model):
@@ -165,13 +167,6 @@ class Model(Surgery):
         self.outputs = {p.name: p for p in map(_port, model.graph.outputs)}
         self.metadata = model.metadata_props
         self._session: Any = None
-
-    if not TYPE_CHECKING:  # or any attribute would be one to a type checker
-
-        def __getattr__(self, name: str) -> NoReturn:
-            instead = METHODS.get(name) or nearest(name, [n for n in dir(type(self)) if not n.startswith("_")])
-            hint = f"; did you mean {instead}?" if instead and not name.startswith("_") else ""
-            raise AttributeError(f"a Model has no {name!r}{hint}")
 
     def __repr__(self) -> str:
         def show(ports: dict[str, Port]) -> str:

@@ -102,20 +102,6 @@ _SYNONYMS: dict[tuple[str, ...], tuple[str, ...]] = {
 """By names from other libraries, what stands for them: an argument, or a sentence with a capital.
 
 Of several arguments the first counts that is taken."""
-METHODS = {
-    **dict.fromkeys(("fit", "train", "compile", "train_on_batch"), "mx.fit(model, data, loss=..., optimizer=...)"),
-    **dict.fromkeys(("predict", "forward", "call", "run", "apply", "eval"), "model(array), a call"),
-    **dict.fromkeys(("evaluate", "score", "test"), "mx.evaluate(model, data)"),
-    **dict.fromkeys(("state_dict", "get_weights", "weights", "named_parameters"), "model.parameters()"),
-    **dict.fromkeys(("load_state_dict", "set_weights", "load_parameters"), "model.with_parameters(arrays)"),
-    **dict.fromkeys(("load_weights", "load"), "mx.load(path)"),
-    **dict.fromkeys(("export", "to_onnx", "save_weights", "save_parameters", "hybridize"), "model.save('model.onnx')"),
-    **dict.fromkeys(("to", "cuda", "cpu", "as_in_context"), "mx.fit(..., provider='cuda')"),
-    **dict.fromkeys(("layers", "get_layer", "children", "modules", "count_params"), "model.summary()"),
-    "quantize": "mx.quantize(model, calibration, evaluation, out)",
-    "grad": "mx.grad(model, wrt=...)",
-}
-"""By methods of a model in other libraries, what does it here."""
 _BY_NAME = {name: offers for names, offers in _SYNONYMS.items() for name in names}
 
 

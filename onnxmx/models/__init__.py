@@ -11,6 +11,9 @@ docs/models.md lists them all.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from onnxmx.builder.elsewhere import ZOO, without
 from onnxmx.models.alexnet import alexnet
 from onnxmx.models.autoencoder import autoencoder, vae
 from onnxmx.models.densenet import densenet121, densenet161, densenet169, densenet201
@@ -112,3 +115,6 @@ __all__ = [
     "vgg19",
     "vgg19_bn",
 ]
+
+if not TYPE_CHECKING:  # a type checker finds what is missing by itself
+    __getattr__ = without(__name__, ZOO, __all__)

@@ -7,15 +7,16 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from onnxmx.builder.elsewhere import RUN, KnowsOthers
 from onnxmx.builder.metadata import PROVENANCE
 from onnxmx.builder.model import Model, load
 from onnxmx.errors import DivergedError, StoppedError
@@ -36,7 +37,7 @@ Measures = dict[str, Any]
 
 
 @dataclass
-class Run:
+class Run(KnowsOthers):
     """A finished run.
 
     model: the model of the best epoch; last: that of the last one.
@@ -54,6 +55,7 @@ class Run:
     stopped: str | None = None
     paused: bool = False
     timing: dict[str, Any] = field(default_factory=dict)
+    _others: ClassVar[Mapping[str, str]] = RUN
 
 
 class Loop:

@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Never
 
-from onnxmx.errors import UsageError, nearest, unknown_name
+from onnxmx.builder.elsewhere import TOP, hint, missing
+from onnxmx.errors import UsageError, unknown_name
 
 _LONGEST = 10_000  # characters of options: the text may come from a file of someone else's
 
@@ -87,9 +88,8 @@ def absent(where: str, table: Mapping[str, type]) -> Callable[[str], Never]:
 
     def __getattr__(name: str) -> Never:
         meant = as_named_elsewhere(name, table)
-        near = table[meant].__name__ if meant else nearest(name, [kind.__name__ for kind in table.values()])
-        more = f"; did you mean {near}?" if near and not name.startswith("_") else ""
-        raise AttributeError(f"{where} has no {name!r}{more}")
+        known = {name: table[meant].__name__} if meant else TOP
+        raise missing(where, name, hint(name, known, [kind.__name__ for kind in table.values()]))
 
     return __getattr__
 

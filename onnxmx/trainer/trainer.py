@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.arguments import CheckedArguments, checked_arguments
+from onnxmx.builder.elsewhere import TRAINER, KnowsOthers
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import check_provider, cores
@@ -37,7 +38,7 @@ Criterion = tuple[str, int]
 """A measure of an epoch, and 1 where more of it is better or -1."""
 
 
-class Trainer(CheckedArguments):
+class Trainer(KnowsOthers, CheckedArguments):
     """A model, its compiled training step, and the state that the step moves.
 
         trainer = mx.Trainer(model, optimizer=mx.Adam(1e-3), clip=mx.clip_global_norm(1.0))
@@ -51,6 +52,8 @@ class Trainer(CheckedArguments):
     precision, threads, provider, engine: as in `fit`.
     Raises what `compile_step` raises.
     """
+
+    _others = TRAINER
 
     def __init__(
         self,

@@ -1,9 +1,8 @@
-"""`x[...]` and comparisons on values, beside numpy; and what names from other libraries are answered with."""
+"""`x[...]` and comparisons on values, beside numpy; and what is written of a value out of habit."""
 
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -80,23 +79,6 @@ def test_a_value_is_not_iterated() -> None:
         run(lambda x: next(iter(x)))
 
 
-@pytest.mark.parametrize(
-    ("name", "answer"),
-    [
-        ("Linear", "did you mean Dense?"),
-        ("Conv2d", "did you mean Conv2D?"),
-        ("BatchNorm2d", "did you mean BatchNorm?"),
-        ("ReLU", 'did you mean Activation("relu")?'),
-        ("Dens", "did you mean Dense?"),
-        ("Zzzzzz", "has no 'Zzzzzz'$"),
-    ],
-)
-def test_names_of_other_libraries(name: str, answer: str) -> None:
-    with pytest.raises(AttributeError, match=answer.replace("(", r"\(").replace(")", r"\)").replace("?", r"\?")):
-        getattr(L, name)
-    assert not hasattr(L, "__path_of_something__")
-
-
 def test_methods_of_other_libraries() -> None:
     g = GraphBuilder()
     x = g.input("x", (2, 3))
@@ -138,88 +120,6 @@ def test_element_types_by_name() -> None:
     for wrong in ("flaot", "float", float):
         with pytest.raises(UsageError, match=r"cast expected an element type; found [^$]*\"float32\""):
             g.cast(x, wrong)
-
-
-@pytest.mark.parametrize(
-    ("name", "answer"),
-    [
-        ("Dense", "layers are in mx.layers: mx.layers.Dense"),
-        ("ReduceLROnPlateau", "look at mx.ReduceOnPlateau"),
-        ("AGC", "look at mx.clip_adaptive"),
-        ("optim", "look at mx.optimizers"),
-        ("Adamm", "did you mean Adam?"),
-        ("_private", "attribute '_private'"),
-    ],
-)
-def test_names_that_are_looked_for_at_the_top(name: str, answer: str) -> None:
-    with pytest.raises(AttributeError) as caught:
-        getattr(mx, name)
-    assert answer in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("where", "name", "answer"),
-    [
-        ("losses", "CrossEntropyLoss", "did you mean SoftmaxCrossEntropy?"),
-        ("losses", "BCEWithLogitsLoss", "did you mean SigmoidBCE?"),
-        ("losses", "MeanSquareError", "did you mean MeanSquaredError?"),
-        ("metrics", "F1Score", "did you mean FBeta?"),
-        ("metrics", "JaccardIndex", "did you mean IoU?"),
-        ("optimizers", "Adamm", "did you mean Adam?"),
-        ("schedules", "CosineAnnealingLR", "did you mean Cosine?"),
-        ("schedules", "qqq", "onnxmx.schedules has no 'qqq'"),
-        ("layers", "Conv2d", "did you mean Conv2D?"),
-        ("layers", "Input", "did you mean mx.Input?"),
-    ],
-)
-def test_names_that_are_looked_for_in_a_namespace(where: str, name: str, answer: str) -> None:
-    with pytest.raises(AttributeError) as caught:
-        getattr(getattr(mx, where), name)
-    assert str(caught.value).endswith(answer)
-
-
-@pytest.mark.parametrize(
-    ("kind", "text", "answer"),
-    [
-        (mx.losses, "binary_crossentropy", "'sigmoid_bce'"),
-        (mx.losses, "sparse_categorical_crossentropy", "'softmax_cross_entropy'"),
-        (mx.losses, "SmoothL1Loss:delta=2", "'huber'"),
-        (mx.losses, "log_cos", "'log_cosh'"),
-        (mx.metrics, "jaccard", "'iou'"),
-        (mx.metrics, "top5", "'top_k'"),
-        (mx.optimizers, "AdamW", "'adamw'"),
-        (mx.optimizers, "nesterov", "'nag'"),
-    ],
-)
-def test_what_other_libraries_call_a_loss_or_a_metric(kind: Any, text: str, answer: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(f"Did you mean {answer}?")):
-        kind.get(text)
-
-
-def test_every_name_of_another_library_stands_for_one_here() -> None:
-    from onnxmx.trainer.named import _ELSEWHERE
-
-    here = {*mx.losses.LOSSES, *mx.metrics.METRICS, *mx.optimizers.OPTIMIZERS, *mx.schedules.SCHEDULES}
-    assert set(_ELSEWHERE) <= here
-    for called in _ELSEWHERE.values():
-        assert all(re.fullmatch(r"[a-z0-9]+(?<!loss)", name) for name in called.split())
-
-
-def test_every_place_to_look_at_is_there() -> None:
-    for here in mx._HABITS.values():
-        for name in re.findall(r"mx\.([\w.]+)", here):
-            assert operator.attrgetter(name)(mx) is not None
-
-
-def test_every_suggestion_is_there() -> None:
-    from onnxmx.builder.layers.habits import _HABITS
-
-    for name, here in _HABITS.items():
-        assert name not in L.__all__
-        if here.startswith("Activation("):
-            assert here.split('"')[1] in L.ACTIVATIONS
-        else:
-            assert here in L.__all__ or operator.attrgetter(here.removeprefix("mx."))(mx)
 
 
 def test_a_model_in_one_line() -> None:

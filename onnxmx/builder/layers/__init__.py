@@ -1,7 +1,6 @@
 """The layers. `from onnxmx import layers as L`."""
 
-from typing import Never
-
+from onnxmx.builder.elsewhere import LAYERS, without
 from onnxmx.builder.layers.activation import (
     ACTIVATIONS,
     CELU,
@@ -38,7 +37,6 @@ from onnxmx.builder.layers.container import Add, Concat, Multiply, Parallel, Res
 from onnxmx.builder.layers.conv import Conv1D, Conv1DTranspose, Conv2D, Conv2DTranspose, Conv3D, Conv3DTranspose
 from onnxmx.builder.layers.dense import Dense
 from onnxmx.builder.layers.embedding import Embedding, LearnedPosition, RotaryPosition, SinusoidalPosition
-from onnxmx.builder.layers.habits import suggestion
 from onnxmx.builder.layers.movement import Flatten, Identity, Lambda, Permute, Reshape
 from onnxmx.builder.layers.norm import (
     BatchNorm,
@@ -154,7 +152,4 @@ __all__ = [
     "tanh",
 ]
 
-
-def __getattr__(name: str) -> Never:
-    near = None if name.startswith("__") else suggestion(name, __all__)
-    raise AttributeError(f"onnxmx.layers has no {name!r}" + (f"; did you mean {near}?" if near else ""))
+__getattr__ = without("onnxmx.layers", LAYERS, __all__)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 import onnx_ir as ir
 
 from onnxmx.builder.arguments import CheckedArguments, checked_arguments
+from onnxmx.builder.elsewhere import LAYER, KnowsOthers
 from onnxmx.builder.graph import GraphBuilder, Value, describe
 from onnxmx.builder.literals import is_size
 from onnxmx.builder.source import line_of, user_line
@@ -22,7 +23,7 @@ _Part = TypeVar("_Part", bound="Layer")
 
 
 @dataclass(frozen=True)
-class Layer(CheckedArguments):
+class Layer(KnowsOthers, CheckedArguments):
     """A part of a model. Calling it on graph values adds its nodes; calling it again shares its parameters.
 
     A layer of one's own is a dataclass with a `forward`:
@@ -107,6 +108,7 @@ class Layer(CheckedArguments):
         return build(self, seed=seed, **inputs)
 
     _source: ClassVar[str | None] = None
+    _others = LAYER
 
     # --- what a constructor checks, at the line that wrote the layer
     def _check_sizes(self, *names: str) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxmx.builder.arguments import CheckedArguments, checked_arguments
+from onnxmx.builder.elsewhere import DATASET, KnowsOthers
 from onnxmx.builder.source import user_line
 from onnxmx.errors import DataError, UsageError
 from onnxmx.trainer.data.order import shuffled
@@ -73,7 +74,7 @@ class Origin:
 
 
 @dataclass(frozen=True, eq=False)
-class Dataset(CheckedArguments):
+class Dataset(KnowsOthers, CheckedArguments):
     """Named input and label arrays whose first axis counts samples. Checked once, here; read-only afterwards.
 
     inputs: by model input name, any integer, boolean or float type, e.g. {"image": uint8 (n, 1, 28, 28)}.
@@ -93,6 +94,7 @@ class Dataset(CheckedArguments):
     preprocessing: Preprocessing = Preprocessing()
     types: Mapping[str, str] = field(default_factory=dict)
     origin: Origin | None = None
+    _others: ClassVar[Mapping[str, str]] = DATASET
 
     def __post_init__(self) -> None:
         inputs = {key: _as_array(key, value) for key, value in self.inputs.items()}

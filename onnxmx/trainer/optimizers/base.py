@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import ClassVar
@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.arguments import CheckedArguments
+from onnxmx.builder.elsewhere import OPTIMIZER, KnowsOthers
 from onnxmx.builder.functions import Function, function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.literals import is_number
@@ -43,7 +44,7 @@ class Group(CheckedArguments):
 
 
 @dataclass(frozen=True)
-class Optimizer(CheckedArguments):
+class Optimizer(KnowsOthers, CheckedArguments):
     """The base of all optimizers. A subclass gives `slots` and `update_rule`, and `prepare` where it needs more than
     the rate.
 
@@ -57,6 +58,7 @@ class Optimizer(CheckedArguments):
     lr: Rate = 1e-2
     weight_decay: float = field(default=0.0, kw_only=True)
     groups: tuple[Group, ...] = field(default=(), kw_only=True)
+    _others: ClassVar[Mapping[str, str]] = OPTIMIZER
     update_rule: ClassVar[Function]
     """The update of one parameter, an `ai.onnxmx` function. Inputs: p, dp, its slots, what `prepare` gives; attributes:
     fields of the optimizer. Outputs: the next p and the next slots."""
