@@ -65,6 +65,7 @@ class EarlyStopping(Callback):
 
     monitor: a measure of the epochs; by default that by which the best epoch is chosen.
     larger: whether more of it is better.
+    An epoch without it counts as no epoch: one of a GAN in which the generator had no turn has no `generator_loss`.
     The run's model is that of the best epoch, as always. What it waits for is seen in the history of the run, so a
     resumed run waits no longer than one that was never stopped.
     """
@@ -82,9 +83,12 @@ class EarlyStopping(Callback):
 
     def epoch(self, loop: Loop, measures: Measures) -> None:
         name, sign = (self.monitor, 1 if self.larger else -1) if self.monitor else loop.criterion
-        if name not in measures:
-            raise unknown_name("measure", name, measures)
-        waited = self.waited([sign * past[name] for past in loop.position.history])
+        measured = {**measures, **{figure.removeprefix("sum."): 0.0 for figure in loop.trainer.engine.sums}}
+        if name not in measured:
+            raise unknown_name("measure", name, measured)
+        if not is_number(measures.get(name, 0.0)):
+            raise UsageError(f"EarlyStopping expected to monitor a number; found {name!r}, which is a list of them")
+        waited = self.waited([sign * past[name] for past in loop.position.history if name in past])
         if waited >= self.patience:
             loop.stop(f"{name} has not become better for {waited} epochs")
 

@@ -215,6 +215,12 @@ def test_early_stopping_by_a_measure_of_ones_choice() -> None:
     assert (len(run.history), run.stopped) == (3, "loss has not become better for 2 epochs")
     with pytest.raises(UsageError, match=r"no measure named 'lost'\n  Did you mean 'loss'"):
         counter_run([0.1] * 6, True, validation=False, callbacks=[mx.EarlyStopping(2, monitor="lost")])
+    watch = {
+        "measure": ["accuracy", "confusion_matrix"],
+        "callbacks": [mx.EarlyStopping(2, monitor="confusion_matrix")],
+    }
+    with pytest.raises(UsageError, match="expected to monitor a number; found 'confusion_matrix', which is a list"):
+        mx.fit(blob_net(), TRAIN, **QUICK, **watch)
 
 
 def test_a_resumed_run_waits_no_longer(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import inspect
 import json
@@ -14,7 +15,7 @@ import pytest
 
 import onnxmx as mx
 from onnxmx import layers as L
-from onnxmx.errors import UsageError
+from onnxmx.errors import OnnxmxWarning, UsageError
 from onnxmx.trainer import state
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.data import Dataset
@@ -131,6 +132,25 @@ def test_early_stopping_by_a_measure(tmp_path: Path) -> None:
     stop = mx.EarlyStopping(1, min_delta=100.0, monitor="generator_loss")
     run = fit_gan(out=tmp_path / "run", epochs=9, callbacks=[stop])
     assert (len(run.history), run.stopped) == (2, "generator_loss has not become better for 1 epochs")
+
+
+def test_epochs_without_a_turn_of_the_generator(tmp_path: Path) -> None:
+    """It has one in the second, the fourth and the sixth: the others lack its loss, and count for nothing."""
+    stop = mx.EarlyStopping(1, min_delta=100.0, monitor="generator_loss")
+    run = fit_gan(out=tmp_path / "run", k=9, epochs=9, logs=["csv"], callbacks=[stop])
+    assert [past["epoch"] for past in run.history if "generator_loss" in past] == [2, 4]
+    assert (len(run.history), run.stopped) == (4, "generator_loss has not become better for 1 epochs")
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        assert [bool(row["generator_loss"]) for row in csv.DictReader(file)] == [False, True, False, True]
+    with pytest.raises(UsageError, match=r"no measure named 'generator_los'\n  Did you mean 'generator_loss'"):
+        fit_gan(k=9, callbacks=[mx.EarlyStopping(monitor="generator_los")])
+
+
+def test_a_run_without_a_turn_of_the_generator() -> None:
+    with pytest.warns(OnnxmxWarning, match="a turn after 11 steps of the discriminator, and there are 10") as warned:
+        fit_gan(k=11)
+    assert warned[0].filename == __file__
+    fit_gan(k=10)  # warnings are errors here
 
 
 # --- a trial

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from onnxmx.builder.arguments import checked_arguments, refused_arguments
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model, from_bytes, load
-from onnxmx.errors import CheckpointError, DataError
+from onnxmx.errors import CheckpointError, DataError, OnnxmxWarning
 from onnxmx.files import write_atomic
 from onnxmx.trainer import state as states
 from onnxmx.trainer.averages import AverageLike
@@ -78,7 +79,8 @@ def fit_gan(
 
     generator: noise, which is drawn inside the steps, to samples.   discriminator: samples to scores.
     data: samples as the generator makes them, so mostly from -1 to 1; labels are passed over.
-    loss, k, smoothing, penalty: as in `mx.gan.Game`.
+    loss, k, smoothing, penalty: as in `mx.gan.Game`. An epoch in which the generator had no turn has no
+    `generator_loss`; a warning says so of a whole run.
     optimizer: of the generator, Adam(2e-4, beta1=0.5) by default; the discriminator has the same unless it has one of
     its own.   clip, regularize: of the gradients and weights of both.   average: of the generator's weights.
     samples: how many the picture of each epoch shows, samples/epoch-<n>.png in the folder `out`.
@@ -132,6 +134,13 @@ def start_gan(
         nets = pair(generator, discriminator, *updates)
         data = _images(discriminator, data)
         batches = len(Loader(data, plan.batch_size)) * plan.epochs
+        if game.k > batches:
+            warnings.warn(
+                f"the generator learns nothing in this run: it has a turn after {game.k} steps of the discriminator, "
+                f"and there are {batches}; take a smaller k, smaller batches or more epochs",
+                OnnxmxWarning,
+                stacklevel=5,  # past fit_gan, and the checks of its arguments
+            )
         if plan.fast_dev_run:  # until the generator had a turn, over more than one epoch of little data
             least = max(TRIAL, game.k)
             data = data.take(least * plan.batch_size)
