@@ -240,6 +240,8 @@ def _refused(name: str, takes: _Takes, args: tuple[Any, ...], kwargs: Mapping[st
         expected = f"{', '.join(takes.places) or 'nothing'} by place"
         found = f"{len(args)} value{'s' * (len(args) > 1)}"
         mend = "Give the others by name." if set(takes.names) - set(takes.places) else "Leave the others out."
+        if takes.places[:1] in (("units",), ("channels",)) or name.endswith("Norm"):  # PyTorch: Linear(4, 3)
+            mend = f"The size of its input is none of them: a layer takes that from what it is called on. {mend}"
         if "data" in takes.places:  # Keras: fit(x, y)
             mend = "Make one of arrays: data=mx.data.Dataset.from_arrays(x, y). " + mend
         elif name == "build":
@@ -249,6 +251,8 @@ def _refused(name: str, takes: _Takes, args: tuple[Any, ...], kwargs: Mapping[st
     elif twice:
         expected, found = f"{twice[0]!r} once", "it by place and by name"
         mend = "Leave one of them out."
+        if isinstance(args[takes.places.index(twice[0])], (Mapping, list)):  # PyTorch: Adam(parameters, lr=1e-3)
+            mend = instead_of("parameters", ()) or mend
     else:
         expected, found = " and ".join(map(repr, missing)), "none"
         mend = f"Call it as {name}({', '.join(_shown(n, takes) for n in takes.names if n in takes.required)})."

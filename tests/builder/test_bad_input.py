@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import onnxmx as mx
 import onnxmx.builder.layers as L
 from onnxmx.builder import init
 from onnxmx.builder.graph import Value
@@ -151,10 +152,30 @@ TABLE = {
         UsageError,
         r"Sequential expected a layer as '0'; found <class.*\n.*\n  Write Flatten\(\.\.\.\)",
     ),
-    "a list in a container": Bad(
-        lambda: L.Sequential([L.Flatten()]).build(x=("b", 2)),  # type: ignore[arg-type]
+    "a function in a container": Bad(
+        lambda: L.Sequential(L.Flatten(), L.relu).build(x=("b", 2)),  # type: ignore[arg-type]
         UsageError,
-        r"(?s)expected a layer as '0'; found \[Flatten.*Sequential\(\*list\)",
+        r"expected a layer as '1'; found <function relu.*\n.*\n  Write Activation\(\"relu\"\)",
+    ),
+    "a function of one's own in a container": Bad(
+        lambda: L.Sequential(lambda x: x * 2).build(x=("b", 2)),
+        UsageError,
+        "Wrap a function of values in Lambda",  # type: ignore[arg-type]
+    ),
+    "a name in a container": Bad(
+        lambda: L.Sequential("tanh").build(x=("b", 2)),
+        UsageError,
+        r"found 'tanh'\n.*\n  Write Activation\(\"tanh\"\)",  # type: ignore[arg-type]
+    ),
+    "a model in a container": Bad(
+        lambda: L.Sequential(L.Dense(3).build(x=("b", 2)), L.Dense(2)).build(x=("b", 2)),  # type: ignore[arg-type]
+        UsageError,
+        r"found Model\((.|\n)*model\.replace_head",
+    ),
+    "a learning rate in a container": Bad(
+        lambda: L.Sequential(mx.Linear(4, 3)).build(x=("b", 2)),
+        UsageError,
+        r"found Linear\((.|\n)*mx\.layers\.Dense",  # type: ignore[arg-type]
     ),
     "a class to build": Bad(lambda: build(L.Flatten, x=("b", 2)), UsageError, "expected a layer or a function"),
     "a name to build": Bad(lambda: build("lenet", x=("b", 2)), UsageError, "found 'lenet'"),  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import onnxmx.builder.layers as L
 from onnxmx.builder import init
 from onnxmx.builder.graph import Value
 from onnxmx.builder.model import build
+from onnxmx.errors import UsageError
 from tests.builder import rows_norm, rows_windows
 from tests.builder.layer_table import Array, Case, check, made
 from tests.builder.rows_norm import ACTIVATIONS
@@ -130,6 +131,21 @@ def test_a_layer_of_ones_own() -> None:
     model = L.Sequential(Scale()).build(x=("batch", 3))
     assert list(model.parameters()) == ["0.scale"]
     check(model, x, 3 * x)
+
+
+def test_layers_in_lists_and_generators_are_laid_out() -> None:
+    dense, relu, head = L.Dense(4), L.Activation("relu"), L.Dense(2)
+    net = L.Sequential(dense, relu, head)
+    assert L.Sequential([dense, relu, head]) == net
+    assert L.Sequential(layer for layer in net) == net
+    assert L.Sequential(dense, [relu, (head,)]) == L.Sequential([], dense, [[relu], [head]]) == net
+    assert L.Sequential(L.Sequential(dense, relu), head) != net
+    assert list(made(L.Sequential([dense, relu], head), (3, 4)).parameters())[2:] == ["2.weight", "2.bias"]
+    assert (len(net), net[-1], *net) == (3, head, dense, relu, head)
+    for kind in (L.Add, L.Multiply, L.Concat):
+        assert kind([dense, head], name="a") == kind(dense, head, name="a")
+    with pytest.raises(UsageError, match=r"Add expected at least one layer; found none(.|\n)*joined by a \+ b"):
+        L.Add([])
 
 
 def test_layers_compare_by_what_they_hold() -> None:

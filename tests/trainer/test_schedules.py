@@ -272,6 +272,10 @@ def test_one_plateau_in_a_run(first: Any, last: Any) -> None:
         (lambda: WarmupCosine(1.0, total=0), "total of at least 1 update; found 0"),
         (lambda: WarmupCosine(1.0, warmup=11).resolve(10), "no longer than its 10 updates; found 11"),
         (lambda: rate(WarmupCosine(1.0), 0), "expected its total number of updates; found none"),
+        (
+            lambda: mx.Adam({"a": np.zeros(300)}),
+            r"Adam's lr .* found \{'a': arr.{,40}\n.*mx.fit gives an opt",
+        ),
         (lambda: mx.Step(-1.0, every=3), "the rate of Step expected a finite number of at least 0; found -1.0"),
         (lambda: mx.Step(0.1, every=0), "Step expected every of at least 1 update; found 0"),
         (lambda: mx.Step(0.1, every=2.5), "Step expected every of at least 1 update; found 2.5"),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from onnxmx.builder.elsewhere import LAYERS
 from onnxmx.builder.graph import Value, describe
+from onnxmx.builder.layers.activation import ACTIVATIONS
 from onnxmx.builder.layers.base import Layer
 from onnxmx.builder.source import user_line
 from onnxmx.errors import UsageError
@@ -14,12 +17,15 @@ from onnxmx.errors import UsageError
 
 @dataclass(frozen=True, init=False)
 class Sequential(Layer):
-    """One layer after another. They are named by their place (`0`, `1`, ...) unless they have a name."""
+    """One layer after another. They are named by their place (`0`, `1`, ...) unless they have a name.
+
+    Lists and generators of layers are laid out: Sequential([Flatten(), Dense(8)], Dense(2)) has three.
+    """
 
     layers: tuple[Layer, ...]
 
-    def __init__(self, *layers: Layer, name: str | None = None, checkpoint: bool = False) -> None:
-        object.__setattr__(self, "layers", layers)
+    def __init__(self, *layers: Layer | Iterable[Layer], name: str | None = None, checkpoint: bool = False) -> None:
+        object.__setattr__(self, "layers", tuple(_laid_out(layers)))
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "checkpoint", checkpoint)
 
@@ -27,6 +33,13 @@ class Sequential(Layer):
         for place, layer in enumerate(self.layers):
             x = call_named(layer, str(place), x)
         return x
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, place: int) -> Layer:
+        """A layer by its place; so they are iterated too."""
+        return self.layers[place]
 
 
 @dataclass(frozen=True)
@@ -55,11 +68,11 @@ class _Branches(Layer):
 
     branches: tuple[Layer, ...]
 
-    def __init__(self, *branches: Layer, name: str | None = None, checkpoint: bool = False) -> None:
-        object.__setattr__(self, "branches", branches)
+    def __init__(self, *branches: Layer | Iterable[Layer], name: str | None = None, checkpoint: bool = False) -> None:
+        object.__setattr__(self, "branches", tuple(_laid_out(branches)))
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "checkpoint", checkpoint)
-        _expect_some(self, branches)
+        _expect_some(self, self.branches)
 
     def _apply(self, x: Value) -> list[Value]:
         return [call_named(layer, str(place), x) for place, layer in enumerate(self.branches)]
@@ -81,7 +94,13 @@ class Concat(_Branches):
 
     axis: int
 
-    def __init__(self, *branches: Layer, axis: int = 1, name: str | None = None, checkpoint: bool = False) -> None:
+    def __init__(
+        self,
+        *branches: Layer | Iterable[Layer],
+        axis: int = 1,
+        name: str | None = None,
+        checkpoint: bool = False,
+    ) -> None:
         super().__init__(*branches, name=name, checkpoint=checkpoint)
         object.__setattr__(self, "axis", axis)
 
@@ -129,8 +148,18 @@ def _expect_some(layer: Layer, branches: tuple[object, ...]) -> None:
         raise UsageError(
             f"{type(layer).__name__} expected at least one layer; found none",
             at=layer._source,
-            mend="Identity() stands for the input itself.",
+            mend="Give it layers that read one input, of which Identity() is the input itself. Values are joined by "
+            "a + b, a * b and mx.layers.concat(a, b).",
         )
+
+
+def _laid_out(layers: Iterable[Layer | Iterable[Layer]]) -> Iterator[Layer]:
+    """The layers, those in lists and generators one by one. What is no layer is left for `call_named` to refuse."""
+    for layer in layers:
+        if isinstance(layer, (list, tuple, Iterator)):
+            yield from _laid_out(layer)
+        else:
+            yield layer  # type: ignore[misc]  # a Layer, or what the user has mistaken for one
 
 
 def concat(*xs: Value, axis: int = 1) -> Value:
@@ -149,10 +178,20 @@ def call_named(layer: Layer, name: str, *xs: Value) -> Value:
     """Call `layer` under the name that its container gives it. Raises UsageError for what is no layer."""
     if not isinstance(layer, Layer):
         g = xs[0].builder
-        written = layer.__name__ if isinstance(layer, type) else None
         raise UsageError(
-            f"{g.what()} expected a layer as {name!r}; found {layer!r}",
-            at=g.source(),
-            mend=f"Write {written}(...)." if written else "Wrap a function in Activation, a list in Sequential(*list).",
+            f"{g.what()} expected a layer as {name!r}; found {layer!r}", at=g.source(), mend=_instead_of(layer)
         )
     return layer._call(layer.name or name, *xs)
+
+
+def _instead_of(found: object) -> str:
+    """What to write in the place of what is no layer."""
+    name = getattr(found, "__name__", found)
+    if isinstance(found, type):
+        return f"Write {name}(...)."
+    if isinstance(name, str) and name in ACTIVATIONS:
+        return f'Write Activation("{name}").'
+    if callable(found) and hasattr(found, "replace_head"):
+        return "A model gets other layers at its end by model.replace_head(name, layers)."
+    kind = type(found).__name__  # mx.Linear is a learning rate
+    return f"Write mx.layers.{LAYERS[kind]}." if kind in LAYERS else "Wrap a function of values in Lambda."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from onnxmx.builder.graph import GraphBuilder, Value, describe
 from onnxmx.builder.literals import is_number, is_size
 from onnxmx.builder.ops import FLOAT
 from onnxmx.builder.source import line_of, raised_at, user_line
+from onnxmx.builder.synonyms import instead_of
 from onnxmx.builder.values import expects_numbers
 from onnxmx.errors import OnnxmxError, UsageError, unknown_name
 
@@ -231,7 +233,10 @@ def as_schedule(lr: Rate) -> Schedule:
 def check_rate(what: str, rate: float) -> None:
     """Raises UsageError unless `rate` is a finite number that is not negative."""
     if not (is_number(rate) and math.isfinite(rate) and rate >= 0):
-        raise UsageError(f"{what} expected a finite number of at least 0; found {rate!r}")
+        raise UsageError(
+            f"{what} expected a finite number of at least 0; found {reprlib.repr(rate)}",
+            mend=instead_of("parameters", ()) if isinstance(rate, (Mapping, list)) else "For example 1e-3.",
+        )
 
 
 def check_updates(what: str, name: str, found: Any, low: int) -> None:
