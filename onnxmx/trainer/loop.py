@@ -283,8 +283,9 @@ class Loop:
         shown = ", ".join(map(str, rows[:_SHOWN])) + (f" ... of {len(rows)}" if len(rows) > _SHOWN else "")
         shown += f", in {self.data.origin.name}" if self.data.origin else ""
         engine = self.trainer.engine
-        offender = find_offender(self.trainer.graph.data, engine.state(former=True), batch, name)
-        row = offender.row(len(samples)) if offender else None
+        state, part = engine.state(former=True), self.plan.micro_batch
+        offender = find_offender(self.trainer.graph.data, state, batch, name, part)
+        row = offender.row if offender else None
         first = f"\n  first not finite: {offender}" if offender else ""
         first += f", of sample {rows[row]}" if row is not None else ""
         return DivergedError(
