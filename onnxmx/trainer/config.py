@@ -15,6 +15,7 @@ from onnxmx.builder.literals import is_number
 from onnxmx.builder.model import load
 from onnxmx.errors import DataError, UsageError
 from onnxmx.files import write_atomic
+from onnxmx.models import MODELS
 from onnxmx.trainer.averages import AVERAGES, Average
 from onnxmx.trainer.clipping import CLIPS, ClipGlobalNorm, Transform
 from onnxmx.trainer.gan.refused import NOT_OF_A_GAN
@@ -199,6 +200,11 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raises UsageError for an unknown name, or a number outside its range."""
+        if self.gan is not None and self.model in MODELS and self.model not in DEFAULTS:
+            raise UsageError(
+                f"the table gan expected a model that is one; found {self.model!r}",
+                mend=f"Leave gan out, or take {' or '.join(DEFAULTS)}.",
+            )
         self.make_game()
         _ = self.samples
         self.make_update()
@@ -215,6 +221,8 @@ class TrainConfig:
     def load(cls, path: str | os.PathLike[str], settings: Mapping[str, Any] | None = None) -> TrainConfig:
         """Read TOML; `settings` has values for dotted keys in place of the file's.
 
+        A model of the zoo among them that is a GAN, in a file of one that is none, or the other way round, comes with
+        its own defaults: what the file has as those of its own kind goes, a run's config.toml holds them all.
         Raises DataError for a file that is missing or not TOML, UsageError for a key or type that is not expected; an
         unknown key is answered with the nearest one.
         """
@@ -224,9 +232,12 @@ class TrainConfig:
             raise DataError(f"cannot read {path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path} expected TOML; found {error}") from error
-        if defaults := DEFAULTS.get(str(values.get("model"))):  # of whose tables a setting may change one key
-            values = override(defaults, values, _SHORTHANDS)
-        return cls.from_dict(override(values, settings or {}, _SHORTHANDS), str(path))
+        settings = settings or {}
+        model = str(settings.get("model", values.get("model")))
+        if "model" in settings and ".py:" not in model:  # what a file of Python makes is not known yet
+            values = _of_another_kind(values, model)
+        values = override(DEFAULTS.get(model, {}), values, _SHORTHANDS)  # of whose tables a setting may change one key
+        return cls.from_dict(override(values, settings, _SHORTHANDS), str(path))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], what: str = "the configuration") -> TrainConfig:
@@ -264,6 +275,15 @@ DEFAULTS = {"mlp_gan": _GAN, "dcgan": _GAN}
 _SHORTHANDS = {"clip": "global_norm"}
 _COMMANDS = frozenset({"resume", "overwrite", "find_lr", "find_batch_size"})
 """Options of `onnxmx train` that are no settings, and so no keys."""
+
+
+def _of_another_kind(values: Table, model: str) -> Table:
+    """Of the values beside one model those that stand beside `model` too, in the place of it."""
+    was, now = "gan" in values or values.get("model") in DEFAULTS, model in DEFAULTS
+    if was == now:
+        return values
+    usual = {f.name: f.default for f in dataclasses.fields(TrainConfig)} | (_GAN if was else {})
+    return {k: v for k, v in values.items() if not (k == "gan" or (k in _GAN and v == usual[k]))}
 
 
 def _default_logs() -> list[str]:

@@ -235,6 +235,32 @@ def test_what_a_gan_s_name_brings(tmp_path: Path) -> None:
     assert TrainConfig("mlp", "digits").make_game() is None
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["by hand", "of a run"])
+def test_another_model_comes_with_its_own_defaults(tmp_path: Path, whole: bool) -> None:
+    """Of a file with the least in it, and of a run's config.toml, which holds every value."""
+
+    def file(text: str) -> Path:
+        path = tmp_path / "c.toml"
+        path.write_text(f'data = "digits"\n{text}')
+        if whole:
+            TrainConfig.load(path).save(path)
+        return path
+
+    asked: dict[str, Any] = {"data": "digits", "epochs": 7, "optimizer.lr": 0.5}
+    gan = file('model = "dcgan"\nepochs = 7')
+    for path, model in ((gan, "lenet"), (gan, "mlp_gan"), (file('model = "lenet"\nepochs = 7'), "dcgan")):
+        found = TrainConfig.load(path, {"model": model, "optimizer.lr": 0.5})
+        expected = TrainConfig.of_settings({"model": model, **asked})
+        assert (found.make_update(), found.make_plan()) == (expected.make_update(), expected.make_plan())
+        assert found.gan == expected.gan
+    own = file('model = "dcgan"\nloss = "wasserstein_gan"\noptimizer = "sgd:lr=0.5"\n[gan]\nk = 2')
+    assert TrainConfig.load(own, {"model": "mlp_gan"}).gan == {"k": 2}
+    found = TrainConfig.load(own, {"model": "lenet", "loss": "softmax_focal"})
+    assert (found.gan, found.make_optimizer().lr, found.clip) == (None, WarmupCosine(0.5, None), 1.0)
+    for model in ("mine.py:net", "dcgan"):
+        assert TrainConfig.load(own, {"model": model}).gan == {"k": 2}
+
+
 def test_curves_are_drawn_where_matplotlib_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for found, logs in ((object(), ["curves"]), (None, [])):
         monkeypatch.setattr("importlib.util.find_spec", lambda name, found=found: found)

@@ -122,13 +122,14 @@ def test_values_out_of_range(values: dict[str, Any], text: str) -> None:
     [
         ({"gan": {"samples": -1}, "loss": "wasserstein_gan"}, "gan.samples expected a number of at least 0; found -1"),
         ({"gan": {"k": 0}, "loss": "wasserstein_gan"}, "k expected a number of steps"),
+        ({"model": "mlp", "gan": {}}, "the table gan expected a model that is one; found 'mlp'\n  Leave gan out"),
         ({"epochs": 0}, "epochs expected"),
         ({"lr": -1.0}, "lr expected"),
     ],
 )
 def test_all_of_it_is_checked_before_a_run(values: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        TrainConfig("mlp", "digits", **values).check()
+        TrainConfig(**{"model": "mlp_gan", "data": "digits", **values}).check()
 
 
 def test_a_teacher_that_is_no_file() -> None:
