@@ -27,6 +27,7 @@ from onnxmx.trainer.optimizers import Adam, OptimizerLike, get
 from onnxmx.trainer.optimizers.by_name import ByName
 from onnxmx.trainer.schedules.base import Custom
 from onnxmx.trainer.trainer import Trainer
+from onnxmx.trainer.update import WITHOUT_END
 
 Array = np.ndarray[Any, Any]
 _SMOOTHING, _WORSE = 0.9, 4.0
@@ -84,7 +85,8 @@ def find_lr(
     grow = Custom(lambda t: t.builder.exp(t * slope + math.log(low)))
     data = fit_data(model, data, loss)
     made = dataclasses.replace(Adam() if optimizer is None else get(optimizer), lr=grow)
-    trainer = Trainer(model, loss=loss, optimizer=made, seed=seed, total=steps, labels=specs_of(data.labels), **options)
+    labels = specs_of(data.labels)
+    trainer = Trainer(model, loss=loss, optimizer=made, seed=seed, total=WITHOUT_END, labels=labels, **options)
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
@@ -151,7 +153,8 @@ def find_batch_size(
     if largest < 1 or seconds <= 0:
         raise UsageError(f"find_batch_size expected largest >= 1 and seconds > 0; found {largest}, {seconds}")
     data = fit_data(model, data, loss)
-    trainer = Trainer(model, loss=loss, seed=seed, labels=specs_of(data.labels), **options)
+    labels = specs_of(data.labels)
+    trainer = Trainer(model, loss=loss, seed=seed, total=WITHOUT_END, labels=labels, **options)
     limit = _peak() + 0.9 * _free() if memory_bytes is None else float(memory_bytes)
     sizes: list[int] = []
     speeds: list[float] = []

@@ -75,18 +75,20 @@ class Joint(CheckedArguments):
         self._updates = {name: u if isinstance(u, Update) else Update.of(u) for name, u in updates.items()}
 
     def step(
-        self, trains: str, loss: Loss, *, batch: Specs | None = None, total: int = 1, provider: str = "cpu"
+        self, trains: str, loss: Loss, *, batch: Specs | None = None, total: int | None = None, provider: str = "cpu"
     ) -> StepGraph:
         """A step that trains one of the models.
 
         loss: a function (nets, batch) of a `Nets` and the graph values of a batch by name, which returns a scalar, or
         that and a dict of further scalars, the metrics of the step.
-        batch: what a batch holds: mx.losses.Spec(shape, element type) by name.   total: the updates of this model.
+        batch: what a batch holds: mx.losses.Spec(shape, element type) by name.   total: the updates of this
+        model, which schedules and averages that end with them need.
         provider: where the step is to run.
         Raises GradientError where the loss does not depend on a parameter of the model, or an operator between has no
         rule.
         """
         update = self._update(trains)
+        total = update.length(total)
         g = GraphBuilder(f"step of {trains}")
         g.device = PROVIDERS[check_provider(provider)]
         given = {name: g.input(f"batch.{name}", *spec) for name, spec in (batch or {}).items()}

@@ -79,8 +79,7 @@ def find_batch_size_of(config: TrainConfig) -> BatchFinding:
             f"a batch size is found for a step that takes it at once; found {config.micro_batches} micro-batches",
             mend="Leave --micro-batches out: it lowers the memory of the batch that is found.",
         )
-    constant = dataclasses.replace(options["optimizer"], lr=1e-3)  # no schedule with an end: there is none here
-    return find_batch_size(model, data, **options | {"optimizer": constant})
+    return find_batch_size(model, data, **options)
 
 
 def _to_try(config: TrainConfig) -> tuple[Model, Dataset, dict[str, Any]]:

@@ -70,7 +70,7 @@ def compile_step(
     regularize: RegularizerLike | None = None,
     average: AverageLike | None = None,
     measure: Measure = None,
-    total: int = 1,
+    total: int | None = None,
     micro_batch: int | None = None,
     mix: MixLike | None = None,
     teach: Teacher | None = None,
@@ -90,7 +90,7 @@ def compile_step(
     the model's own.
     precision: what products are computed in, "float32", "float16" or "bfloat16".
     measure: metrics beside the loss, of several losses by output; by default those that go with it.
-    total: the steps of the run, for schedules that end with it.
+    total: the steps of the run, which schedules and averages that end with it need.
     labels: shape and element type of the labels that a batch holds, by name; by default what the loss expects, called
     "label", or, of several losses, as the output.
     differentiator: who makes the gradients.   tune: who picks among the formulations of one gradient.
@@ -104,6 +104,7 @@ def compile_step(
     g.device = PROVIDERS[check_provider(provider)]
     objective = Objective.of(losses.get(loss), outputs_of(model), labels, measure)
     update = Update.of(optimizer, clip, regularize, average)
+    total = update.length(total)
     mix = mixing.get(mix)
     batch = _batch(g, model, objective)
     mixed_precision = get_precision(precision)

@@ -48,7 +48,8 @@ class Trainer(KnowsOthers, CheckedArguments):
 
     loss, measure, optimizer, clip, regularize, average, micro_batch, mix, labels: as in `compile_step`; Adam is the
     optimizer by default.
-    total: the updates that there will be, for schedules that end with them.   seed: what dropout is drawn from.
+    total: the updates that there will be, which schedules and averages that end with them need.
+    seed: what dropout is drawn from.
     precision, threads, provider, engine: as in `fit`.
     Raises what `compile_step` raises.
     """
@@ -68,7 +69,7 @@ class Trainer(KnowsOthers, CheckedArguments):
         micro_batch: int | None = None,
         mix: MixLike | None = None,
         labels: Specs | None = None,
-        total: int = 1,
+        total: int | None = None,
         seed: int = 0,
         precision: str = "float32",
         threads: int | None = None,

@@ -20,6 +20,7 @@ from onnxmx.trainer.clipping import ClipLike, Gradients, Transform, as_transform
 from onnxmx.trainer.optimizers import Optimizer, OptimizerLike
 from onnxmx.trainer.regularizers import Regularizer, RegularizerLike, as_regularizers
 from onnxmx.trainer.schedules import Rate, ReduceOnPlateau, Scaled, Schedule, as_schedule
+from onnxmx.trainer.schedules.base import check_updates
 
 Array = np.ndarray[Any, Any]
 Values = Mapping[str, ir.Value]
@@ -87,9 +88,27 @@ class Update(CheckedArguments):
 
     def ends(self, total: int) -> bool:
         """Whether a rate or the average of a run of `total` updates is another one in a longer run."""
+        return self._ending(total) is not None
+
+    def _ending(self, total: int) -> Schedule | Average | None:
         longer = 20 * (total + 1)  # no share of the run, such as a warm-up's twentieth, is rounded to the same
         parts: list[Schedule | Average] = [*self.optimizer.schedules, *([self.average] if self.average else [])]
-        return any(part.resolve(total) != part.resolve(longer) for part in parts)
+        return next((part for part in parts if part.resolve(total) != part.resolve(longer)), None)
+
+    def length(self, total: int | None) -> int:
+        """The updates to compile for: those given, or else any number.
+
+        Raises UsageError where none is given and a rate or the average ends with them.
+        """
+        if total is not None:
+            check_updates("a step", "total", total, 1)
+            return total
+        if part := self._ending(WITHOUT_END):
+            raise UsageError(
+                f"{part!r} ends with the run and expected total, the updates that there will be; found none",
+                mend="Give it, for example total=1000.",
+            )
+        return WITHOUT_END
 
     def build(
         self, at: Gradients, loss: ir.Value, states: Values, running: Values, total: int
@@ -159,6 +178,8 @@ class Update(CheckedArguments):
         return found
 
 
+WITHOUT_END = 2**31
+"""The updates of a run that may go on for ever: no schedule is too long for it."""
 SMALL = 2048
 """The elements of a parameter that is gathered with others."""
 _Key = tuple[Optimizer, float, float]

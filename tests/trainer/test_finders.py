@@ -125,6 +125,14 @@ def test_batch_sizes() -> None:
     assert found.stopped == "a batch of 2 could exceed the memory of 0.0 GB"
 
 
+def test_options_of_a_run_with_an_end() -> None:
+    """The finders have none: a rate and an average that are made for one are taken as they begin."""
+    options: dict[str, Any] = {"optimizer": mx.SGD(mx.WarmupCosine(0.1, warmup=50)), "average": mx.SWA(start=500)}
+    data = blobs(64)
+    assert mx.find_batch_size(blob_net(), data, seconds=1e-3, threads=1, **options).sizes[:3] == [1, 2, 4]
+    assert mx.find_lr(blob_net(), data, threads=1, **options).lr > 0
+
+
 def test_the_smallest_batch_that_is_nearly_the_fastest() -> None:
     assert _smallest([1, 2, 4, 8], [10.0, 94.0, 95.0, 100.0]) == 4
     assert _smallest([1, 2, 4, 8], [10.0, 100.0, 96.0, 94.0]) == 2

@@ -329,8 +329,9 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (lambda: parameter_named("w", "w.m"), {}, GraphError, r"one part named 'w\.m'"),
     (lambda: mx.build(lambda x: x * x.builder.parameter("w", (1,), "ones"), x=("batch", None)), {}, ShapeError,
      "last dimension is the number of classes"),
-    (lambda: L.Dense(2).build(x=("batch", 3)), {"optimizer": mx.Adam(lr=mx.WarmupCosine(1.0, warmup=9))}, UsageError,
-     "warmup no longer than its 1 updates; found 9"),
+    (lambda: L.Dense(2).build(x=("batch", 3)), {"optimizer": mx.Adam(lr=mx.WarmupCosine(1.0, warmup=9)), "total": 1},
+     UsageError, "warmup no longer than its 1 updates; found 9"),
+    (lambda: L.Dense(2).build(x=("batch", 3)), {"total": 0}, UsageError, "total of at least 1 update; found 0"),
 ]  # fmt: skip
 
 

@@ -283,11 +283,39 @@ def test_small_parameters_gathered_or_not_are_the_same_bits(optimizer: Any, monk
 def test_muon_s_share_for_adam_is_that_of_a_schedule_too() -> None:
     model = TINY["mlp"]()
     found, expected = (
-        run_steps(*compiled(model, mx.Muon(lr=lr, adam_ratio=0.1)), [batch_for(model)])[0]
+        run_steps(*compiled(model, mx.Muon(lr=lr, adam_ratio=0.1), total=9), [batch_for(model)])[0]
         for lr in (mx.Linear(0.1, 0.1), 0.1)
     )
     for name in model.trainable:
         np.testing.assert_allclose(found[f"next.{name}"], expected[f"next.{name}"], rtol=1e-6, atol=1e-7)
+
+
+ENDING: dict[str, dict[str, Any]] = {
+    r"Cosine\(": {"optimizer": mx.SGD(mx.Cosine(0.1))},
+    r"WarmupCosine\(": {"optimizer": mx.SGD(mx.WarmupCosine(0.1, warmup=20))},
+    r"Warmup\(": {"optimizer": mx.SGD(mx.schedules.Constant(0.1).warmed_up())},
+    r"ReduceOnPlateau\(": {"optimizer": mx.SGD(mx.ReduceOnPlateau(mx.OneCycle(0.1)))},
+    r"Linear\(": {"optimizer": mx.ByName({"*.bias": mx.SGD(mx.Linear(0.1)), "*": mx.SGD()})},
+    r"SWA\(": {"optimizer": mx.SGD(), "average": "swa"},
+}
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_what_ends_with_the_run_is_told_its_length(name: str) -> None:
+    """Cosine made for one update would be at its floor from the second on, and SWA begin at once."""
+    with pytest.raises(UsageError, match=f"^{name}.* expected total, the updates that there will be; found none"):
+        mx.Trainer(blob_net(), **ENDING[name])
+    with pytest.raises(UsageError, match=f"^{name}.* expected total"):
+        mx.Joint({"a": blob_net()}, {"a": mx.Update(**ENDING[name])}).step("a", lambda nets, batch: nets.g.constant(0))
+
+
+def test_what_does_not_end_needs_no_length() -> None:
+    """A warm-up, a change of schedule and an average that begin later than the first update."""
+    rate = mx.Exponential(0.1, 0.9).then(mx.CosineRestarts(0.1, 5).warmed_up(2), at=3)
+    trainer = mx.Trainer(blob_net(), optimizer=mx.SGD(rate), average=mx.SWA(start=4), threads=1)
+    batch = {"x": np.ones((2, 4), np.float32), "label": np.zeros(2, np.int64)}
+    found = [trainer.step(batch)["lr"] for _ in range(6)]
+    np.testing.assert_allclose(found, [0.1, 0.09, 0.081, 0.05, 0.1, 0.1], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
