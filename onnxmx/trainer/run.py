@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -206,21 +207,23 @@ def resolve_pair(name: str, data: Dataset, seed: int = 0) -> tuple[Model, Model]
     Raises UsageError for what is no GAN, and what `resolve_model` raises.
     """
     path, _, function_name = name.rpartition(":")
+    shape = next(iter(data.input_shapes.values()))
     if path.endswith(".py"):
         with importable(Path(path).parent):
             function = load_function(Path(path), function_name)
+            made = _called(function, {"input": shape})
     else:
         function = models.get_model(name)
-    made = function(input=next(iter(data.input_shapes.values())))
-    if isinstance(made, models.GAN):
-        noise = (models.inputs_of(function) or {})["noise"]
-        image: tuple[Dim, ...] = ("batch", *next(iter(data.input_shapes.values())))
+        made = function(input=shape)
+    noise = (models.inputs_of(function) or {}).get("noise")
+    if isinstance(made, models.GAN) and noise is not None:
+        image: tuple[Dim, ...] = ("batch", *shape)
         made = made.generator.build(seed=seed, noise=noise), made.discriminator.build(seed=seed, image=image)
     if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(m, Model) for m in made)):
         raise UsageError(
-            f"{name} expected to be a GAN, which the table `gan` asks for; found {made!r}",
+            f"{name} expected to be a GAN, which the table `gan` asks for; found {_shown(made)}",
             at=line_of(function),
-            mend="Return a generator and a discriminator, both built.",
+            mend="Return a generator and a discriminator, both built; of another model leave `gan` out.",
         )
     return made
 
@@ -259,38 +262,64 @@ def _build(function: Any, data: Dataset | None, seed: int) -> Model:
         return function
     if isinstance(function, Layer):
         return _build(_returning(function), data, seed)
-    takes = inspect.signature(function).parameters
-    called = getattr(function, "__name__", repr(function))
     given: dict[str, Any] = {}
     if data is not None:
         given = {
             "input": next(iter(data.input_shapes.values())),
             "classes": len(data.classes) if data.classes else None,
         }
+    made = _called(function, given)
+    if isinstance(made, Model):
+        return made
+    if not isinstance(made, Layer):
+        raise UsageError(
+            f"{_name(function)} expected to return a layer or a model; found {_shown(made)}",
+            at=line_of(function),
+            mend="End it with, for example, return L.Sequential(L.Flatten(), L.Dense(10)).",
+        )
+    with _users_code(function, given):
+        return made.build(seed=seed, **_inputs(function, _taken(function, given), data))
+
+
+def _called(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    """What `function` returns for those of the arguments that it takes."""
+    with _users_code(function, given):
+        return function(**_taken(function, given))
+
+
+def _taken(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    takes = inspect.signature(function).parameters
+    return {name: value for name, value in given.items() if name in takes and value is not None}
+
+
+@contextmanager
+def _users_code(function: Callable[..., Any], given: Mapping[str, Any]) -> Iterator[None]:
+    """Answers whatever the user's own code raises by a ModelFileError at its line."""
     try:
-        options = {k: v for k, v in given.items() if k in takes and v is not None}
-        made = function(**options)
-        if isinstance(made, Model):
-            return made
-        if not isinstance(made, Layer):
-            raise UsageError(
-                f"{called} expected to return a layer or a model; found {made!r}",
-                at=line_of(function),
-                mend="End it with, for example, return L.Sequential(L.Flatten(), L.Dense(10)).",
-            )
-        return made.build(seed=seed, **_inputs(function, options, data))
+        yield
     except OnnxmxError:
         raise
-    except Exception as error:  # the user's own code may raise anything
+    except Exception as error:
         inside = raised_at(error)
         raise ModelFileError(
-            f"{called} expected to build a model from {sorted(given)} or nothing; "
+            f"{_name(function)} expected to build a model from {sorted(given)} or nothing; "
             f"it raised {type(error).__name__}: {error}",
             at=inside or line_of(function),
             mend="That line raised it; --debug shows how it came there."
             if inside
-            else "Of its parameters only input and classes are filled in: give the others defaults.",
+            else f"Of its parameters only {' and '.join(given)} are filled in: give the others defaults."
+            if given
+            else "None of its parameters is filled in: give them defaults.",
         ) from error
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", repr(function))
+
+
+def _shown(made: Any) -> str:
+    """What a function returned, in few words."""
+    return f"a layer, {type(made).__name__}" if isinstance(made, Layer) else " ".join(f"{made!r:.80}".split())
 
 
 def _returning(layer: Layer) -> Callable[[], Layer]:
@@ -320,6 +349,7 @@ def _sample_shape(function: Any, data: Dataset | None) -> tuple[Dim, ...]:
         return next(iter(data.input_shapes.values()))
     takes = inspect.signature(function).parameters
     if "input" not in takes or takes["input"].default is inspect.Parameter.empty:
-        called = getattr(function, "__name__", repr(function))
-        raise UsageError(f"{called} expected its input's shape; found none", mend="Name a dataset with --data.")
+        raise UsageError(
+            f"{_name(function)} expected its input's shape; found none", mend="Name a dataset with --data."
+        )
     return tuple(takes["input"].default)

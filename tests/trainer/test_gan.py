@@ -16,14 +16,14 @@ import pytest
 import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.builder.values import Value
-from onnxmx.errors import CheckpointError, OnnxmxError, OnnxmxWarning, ShapeError, UsageError
+from onnxmx.errors import CheckpointError, ModelFileError, OnnxmxError, OnnxmxWarning, ShapeError, UsageError
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.gan.pictures import noise_for
 from onnxmx.trainer.gan.rounds import Rounds
 from onnxmx.trainer.gan.steps import Game, pair
 from onnxmx.trainer.losses import Spec
-from onnxmx.trainer.run import resume_run, train
+from onnxmx.trainer.run import resolve_pair, resume_run, train
 from onnxmx.trainer.update import Update
 
 Array = np.ndarray[Any, Any]
@@ -317,6 +317,22 @@ def test_a_function_of_ones_own(tmp_path: Path) -> None:
         else:
             with pytest.raises(UsageError, match="plain expected to be a GAN"):
                 train(config, tmp_path / name, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "text"),
+    [
+        ("(): return mx.models.build('mlp')", UsageError, r"found .*Model.*\n  built at .*own.py:2\n"),
+        ("(input): return [L.Dense(3)] * 40", UsageError, r"found \[Dense\(.{60,80}\n"),
+        ("(input): return mx.models.get_model('mlp_gan')(input)", UsageError, r"found a layer, GAN\n"),
+        ("(input): raise OSError('no moon')", ModelFileError, r"raised OSError: no moon\n  built at .*own.py:2\n"),
+        ("(input, code): ...", ModelFileError, r"raised TypeError: .*'code'\n.*\n  Of its parameters only input are"),
+    ],
+)
+def test_a_function_of_ones_own_that_is_no_gan(tmp_path: Path, body: str, error: type[Exception], text: str) -> None:
+    (tmp_path / "own.py").write_text(f"import onnxmx as mx; from onnxmx import layers as L\ndef net{body}\n")
+    with pytest.raises(error, match=text):
+        resolve_pair(f"{tmp_path / 'own.py'}:net", mx.data.digits("test"))
 
 
 def test_a_penalty_beside_batch_norm_is_warned_of() -> None:
