@@ -45,6 +45,8 @@ from onnxmx.trainer.update import Update
 Array = np.ndarray[Any, Any]
 Loss = Callable[["Nets", Mapping[str, Value]], Any]
 _STREAMS_OF_A_MODEL = 1 << 12
+_SEED_OF_NEXT = 1 << 40
+"""How far the seeds of the gradient noise of two models lie apart."""
 _NOISE_STREAM = 1 << 21
 """Where the streams of `Nets.normal` begin, beyond those of dropout and gradient noise."""
 
@@ -108,7 +110,9 @@ class Joint(CheckedArguments):
         parameters = {name: own[name] for name in trainable_of(self.models[trains])}
         found = dict(zip(parameters, gradients_of(Differentiator(), g, value, parameters), strict=True))
         with g.scope("update"):
-            at = Gradients(g, found, parameters, states["seed"], own["step"])
+            # The noise of two models' gradients is not the same where both have done as many steps.
+            seed = g.add(states["seed"], np.int64(list(self.models).index(trains) * _SEED_OF_NEXT))
+            at = Gradients(g, found, parameters, seed, own["step"])
             rate, following = update.build(at, value, own, nets.running(trains), total)
             count = g.add(states["step"], np.int64(1))
         for name, output in {"loss": value, **{f"metric.{n}": v for n, v in metrics.items()}}.items():

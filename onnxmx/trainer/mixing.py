@@ -23,8 +23,8 @@ from onnxmx.errors import ShapeError, UsageError
 from onnxmx.trainer.named import named
 
 _TRIES = 16
-_STREAM = 1 << 20
-"""Where its random numbers lie: behind those of dropout, which are counted from 1."""
+_STREAM = 1 << 22
+"""Where its random numbers lie: behind those of dropout, which are counted from 1, and of gradient noise."""
 
 
 @function(outputs=("share",))

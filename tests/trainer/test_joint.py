@@ -68,6 +68,22 @@ def by_hand(steps: Mapping[str, StepGraph], order: list[str], state: dict[str, A
     return state
 
 
+def test_the_noise_of_two_models_is_not_the_same() -> None:
+    """Both gradients are 0: what moves the weights is noise alone, after as many steps of both."""
+    net = L.Dense(1).build(x=("batch", 4))
+    nets = mx.Joint(dict.fromkeys("ab", net), {n: mx.Update.of(mx.SGD(1.0), mx.GradientNoise(1.0)) for n in "ab"})
+
+    def nothing(name: str) -> Any:
+        return lambda nets, batch: nets.g.reduce_sum(nets(name, batch["x"]) * 0.0, keepdims=False)
+
+    engine = nets.start({n: nets.step(n, nothing(n), batch=X) for n in "ab"}, seed=3, threads=1)
+    for name in "ab":
+        engine.step(batch(0), name)
+    a, b = (nets.model(n, engine.state()).parameters()["weight"] - net.parameters()["weight"] for n in "ab")
+    assert (np.abs(a) > 1e-3).all()
+    assert (np.abs(a - b) > 1e-3).all()
+
+
 @pytest.mark.parametrize("order", ["jmjmjm", "jjmjjm", "jjjm", "mmmj", "jjjjj", "mjjmmjmmmj"])
 def test_steps_in_any_order_as_plain_sessions(steps: dict[str, StepGraph], order: str) -> None:
     """No part that a step leaves alone is ever read from the buffer that another step left behind."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -115,6 +116,19 @@ def test_a_model_learns_and_is_measured_as_ever(micro: int) -> None:
 
 TOKENS = mx.build(lambda x: L.Dense(2)(L.GlobalAvgPool1D()(x.builder.transpose(L.Embedding(9, 4)(x), [0, 2, 1]))),
                   x=mx.Input(("batch", 5), "int64"))  # fmt: skip
+
+
+def test_no_random_numbers_serve_twice() -> None:
+    """Of a step with a mix, dropout and gradient noise: each draws from streams of its own."""
+    net = L.Sequential(L.Conv2D(2, 3), L.Dropout(0.3), L.Flatten(), L.Dropout(0.3), L.Dense(3))
+    model = net.build(x=("batch", 1, 6, 6))
+    options: dict[str, Any] = {"optimizer": mx.SGD(), "mix": "cutmix", "clip": mx.GradientNoise()}
+    graph = onnx.load_from_string(mx.compile_step(model, loss="softmax_cross_entropy", **options).data).graph
+    drawn = [(n.op_type, a.i) for n in graph.node for a in n.attribute if a.name == "stream"]
+    streams = [s + k for kind, s in drawn for k in range(2 if kind == "AddNoise" else 1)]
+    assert {kind for kind, _ in drawn} == {"BetaShare", "Partners", "CutBox", "Dropout", "AddNoise"}
+    assert len(streams) == 2 + 3 + 2 * len(model.trainable)
+    assert len(set(streams)) == len(streams)
 
 
 def test_a_mix_by_name() -> None:
