@@ -20,7 +20,7 @@ from onnxmx.trainer import losses, state
 from onnxmx.trainer.averages import AverageLike
 from onnxmx.trainer.clipping import ClipLike
 from onnxmx.trainer.data import Dataset
-from onnxmx.trainer.data.dataset import check_finite
+from onnxmx.trainer.data.arrays import check_finite
 from onnxmx.trainer.engine import ENGINES, OrtEngine
 from onnxmx.trainer.evaluate import Evaluator, Figures, fit_data, specs_of
 from onnxmx.trainer.losses import LossLike, Specs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
@@ -18,13 +18,10 @@ from onnxmx.builder.arguments import CheckedArguments, checked_arguments
 from onnxmx.builder.elsewhere import DATASET, KnowsOthers
 from onnxmx.builder.source import user_line
 from onnxmx.errors import DataError, UsageError
+from onnxmx.trainer.data.arrays import Array, as_array, blocks, check_finite, first_bad
 from onnxmx.trainer.data.order import shuffled
 
-Array = npt.NDArray[Any]
 Indices = npt.ArrayLike | slice
-
-_BLOCK = 1 << 20
-"""Elements looked at together while checking and hashing, so that neither doubles the memory of a large dataset."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +94,8 @@ class Dataset(KnowsOthers, CheckedArguments):
     _others: ClassVar[Mapping[str, str]] = DATASET
 
     def __post_init__(self) -> None:
-        inputs = {key: _as_array(key, value) for key, value in self.inputs.items()}
-        labels = {key: _as_array(key, value) for key, value in self.labels.items()}
+        inputs = {key: as_array(key, value) for key, value in self.inputs.items()}
+        labels = {key: as_array(key, value) for key, value in self.labels.items()}
         self._check_lengths(inputs, labels)
         for key, array in {**inputs, **labels}.items():
             self._check_values(key, array)
@@ -131,8 +128,8 @@ class Dataset(KnowsOthers, CheckedArguments):
         return cls(
             name=name,
             split=split,
-            inputs={key: _as_array(key, value) for key, value in x.items()},
-            labels={key: _as_array(key, value) for key, value in y.items()},
+            inputs={key: as_array(key, value) for key, value in x.items()},
+            labels={key: as_array(key, value) for key, value in y.items()},
             classes=None if classes is None else tuple(map(str, classes)),
             preprocessing=Preprocessing(scale, shift),
         )
@@ -248,7 +245,7 @@ class Dataset(KnowsOthers, CheckedArguments):
             for key, array in sorted(arrays.items()):
                 little = array.dtype.newbyteorder("<")
                 sha.update(json.dumps([kind, key, little.str, array.shape]).encode())
-                for _, block in _blocks(array):
+                for _, block in blocks(array):
                     sha.update(np.ascontiguousarray(block, dtype=little).data)
         return sha.hexdigest()
 
@@ -312,46 +309,6 @@ class Dataset(KnowsOthers, CheckedArguments):
                 f"{here} expected {key!r} in [0, {count}), one of {count} classes; found {value} in sample {row}",
                 mend="Number the classes from 0, or name as many classes as there are.",
             )
-
-
-def _as_array(key: str, given: Any) -> Array:
-    """What a user gives as an array. Raises DataError for lists of several lengths."""
-    try:
-        return np.asarray(given)
-    except ValueError:
-        raise DataError(
-            f"a dataset expected samples of one shape in {key!r}; found a list of several lengths",
-            at=user_line(),
-            mend="Pad or cut them to one length; a model can take the lengths as one more input.",
-        ) from None
-
-
-def check_finite(where: str, key: str, array: Array) -> None:
-    """Raises DataError where floats, samples first, are not all finite as float32. where: what holds them, in words."""
-    if array.dtype.kind != "f" or not array.size:
-        return
-    for start, block in _blocks(array):
-        with np.errstate(over="ignore"):  # A float64 beyond float32 turns into infinity: found on the next line.
-            bad = ~np.isfinite(block.astype(np.float32, copy=False))
-        if bad.any():
-            row, value = first_bad(block, bad)
-            raise DataError(
-                f"{where} expected finite float32 values in {key!r}; found {value} in sample {start + row}",
-                mend="Repair or drop that sample.",
-            )
-
-
-def first_bad(array: Array, bad: Array) -> tuple[int, Any]:
-    """The first sample that has a bad value, and that value.   bad: where they are, bool, one of them at least."""
-    row = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
-    return row, array[row][bad[row]].flat[0]
-
-
-def _blocks(array: Array) -> Iterator[tuple[int, Array]]:
-    """Runs of whole samples of about _BLOCK elements, each with the index of its first sample."""
-    rows = max(1, _BLOCK // (array.size // len(array)))
-    for start in range(0, len(array), rows):
-        yield start, array[start : start + rows]
 
 
 def _label_type(array: Array) -> Array:

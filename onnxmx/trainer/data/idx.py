@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxmx.errors import DataError
-from onnxmx.trainer.data.dataset import Array
+from onnxmx.trainer.data.arrays import Array
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MAX_AXES = 32  # NumPy 1 has no more.

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.errors import DataError, UsageError
-from onnxmx.trainer.data.dataset import Array, Dataset
+from onnxmx.trainer.data.arrays import Array
+from onnxmx.trainer.data.dataset import Dataset
 from onnxmx.trainer.data.order import shuffled
 
 Batch = tuple[int, dict[str, Array]]

@@ -14,7 +14,8 @@ from pathlib import Path
 from onnxmx.builder.arguments import checked_arguments
 from onnxmx.errors import DataError
 from onnxmx.files import cache_folder
-from onnxmx.trainer.data.dataset import Array, Dataset, Preprocessing
+from onnxmx.trainer.data.arrays import Array
+from onnxmx.trainer.data.dataset import Dataset, Preprocessing
 from onnxmx.trainer.data.idx import parse_idx, read_file
 from onnxmx.trainer.data.registry import DataDir, check_split, dataset
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from onnxmx.builder.arguments import checked_arguments
 from onnxmx.errors import DataError, OnnxmxWarning, nearest
-from onnxmx.trainer.data.dataset import Array, Dataset, Origin
+from onnxmx.trainer.data.arrays import Array
+from onnxmx.trainer.data.dataset import Dataset, Origin
 from onnxmx.trainer.data.registry import check_split
 
 _INPUTS = {"train": ("x", "x_train"), "test": ("x_test",)}

@@ -17,7 +17,7 @@ from onnxmx.builder.literals import is_number
 from onnxmx.builder.ops import FLOAT, INT64
 from onnxmx.builder.values import show_shape
 from onnxmx.errors import SampleError, ShapeError, UsageError
-from onnxmx.trainer.data.dataset import first_bad
+from onnxmx.trainer.data.arrays import first_bad
 from onnxmx.trainer.named import spell
 
 Array = np.ndarray[Any, Any]
