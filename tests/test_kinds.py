@@ -67,7 +67,7 @@ TABLE: dict[str, tuple[Callable[[], Any], str]] = {
     "a number as a model's name": (lambda: mx.models.build(THREE), "named 3"),
     "a number as a function": (lambda: L.Lambda(THREE), "Lambda expected a function of graph values; found 3"),
     "a number to update by": (lambda: mx.Update(THREE), "expected an optimizer; found 3"),
-    "a number of changes": (lambda: mx.Update(mx.Adam(), transforms={}), "expected a clipping or a list of them"),
+    "a number of changes": (lambda: mx.Update(mx.Adam(), clip={}), "expected a clipping or a list of them"),
     "a number among models": (lambda: mx.Joint({"a": THREE}, {}), "Joint expected a model as 'a'; found int"),
     "text as axes": (lambda: made(lambda x: x.builder.reduce_sum(x, "a")), "expected axes as a list; found 'a'"),
     "values one by one": (lambda: made(lambda x: x.builder.concat(x, 1)), "concat expected xs as a list; found Value"),

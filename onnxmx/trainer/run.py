@@ -97,7 +97,7 @@ def _to_try(config: TrainConfig) -> tuple[Model, Dataset, dict[str, Any]]:
         name: getattr(plan, name)
         for name in ("loss", "measure", "seed", "threads", "provider", "engine", "mix", "precision")
     }
-    options |= {"optimizer": update.optimizer, "clip": update.transforms, "regularize": update.regularizers}
+    options |= {"optimizer": update.optimizer, "clip": update.clip, "regularize": update.regularize}
     return model, data, options
 
 

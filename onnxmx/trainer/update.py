@@ -30,19 +30,20 @@ Values = Mapping[str, ir.Value]
 class Update(CheckedArguments):
     """All that changes the parameters, in the order in which it comes.
 
-    regularizers: L1 and L2 add to the gradients.   transforms: clipping and the like, in their order.
-    optimizer: the update.   regularizers again: max-norm bounds what came out.   average: follows it.
+    regularize: L1 and L2 add to the gradients.   clip: clipping and the like, in their order.
+    optimizer: the update.   regularize again: max-norm bounds what came out.   average: follows it.
+    Each is given as to `fit`: one or several, a name, an object.
     """
 
     optimizer: Optimizer
-    transforms: tuple[Transform, ...] = ()
-    regularizers: tuple[Regularizer, ...] = ()
+    clip: tuple[Transform, ...] = ()
+    regularize: tuple[Regularizer, ...] = ()
     average: Average | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "optimizer", optimizers.get(self.optimizer))
-        object.__setattr__(self, "transforms", as_transforms(self.transforms))
-        object.__setattr__(self, "regularizers", as_regularizers(self.regularizers))
+        object.__setattr__(self, "clip", as_transforms(self.clip))
+        object.__setattr__(self, "regularize", as_regularizers(self.regularize))
         object.__setattr__(self, "average", averages.get(self.average))
 
     @classmethod
@@ -63,7 +64,7 @@ class Update(CheckedArguments):
         Raises UsageError where a pattern matches no parameter.
         """
         self.optimizer.check_groups(trainable)
-        for transform in (*self.transforms, *self.regularizers):
+        for transform in (*self.clip, *self.regularize):
             transform.check(list(trainable))
         schedule = as_schedule(self.optimizer.lr)
         scalars = schedule.state if isinstance(schedule, ReduceOnPlateau) else {}
@@ -77,10 +78,10 @@ class Update(CheckedArguments):
 
     def settings(self) -> dict[str, str]:
         """What it is, as text."""
-        clip = list(self.transforms) if len(self.transforms) > 1 else next(iter(self.transforms), None)
+        clip = list(self.clip) if len(self.clip) > 1 else next(iter(self.clip), None)
         found: dict[str, Any] = {"optimizer": self.optimizer, "clip": clip}
-        if self.regularizers:
-            found["regularize"] = list(self.regularizers)
+        if self.regularize:
+            found["regularize"] = list(self.regularize)
         if self.average:
             found["average"] = self.average
         # A function is told without its address in memory, which another process has elsewhere.
@@ -119,7 +120,7 @@ class Update(CheckedArguments):
         """
         g = at.g
         gradients: Values = at.values
-        for transform in (*self.regularizers, *self.transforms):
+        for transform in (*self.regularize, *self.clip):
             gradients = transform(Gradients(g, gradients, at.parameters, at.seed, at.step))
         rates = Rates(g, states, loss, total)
         rate = rates.rate(self.optimizer)
@@ -150,7 +151,7 @@ class Update(CheckedArguments):
                 parts = [_apart(g, v, [parameters[name] for name in names]) for v in made]
             for of, name in enumerate(names):
                 updated, *kept = (part[of] for part in parts)
-                for regularizer in self.regularizers:
+                for regularizer in self.regularize:
                     with g.scope(name):
                         updated = regularizer.project(g, name, updated)
                 following |= dict(zip((name + s for s in slots[of]), [updated, *kept], strict=True))

@@ -371,7 +371,7 @@ def test_what_the_docs_show(tmp_path: Path) -> None:
     update = config.make_update()
     schedule = mx.Cosine(3e-4).warmed_up(20, kind="exponential")
     assert update.optimizer == AdamW(schedule, groups=(mx.Group("*.bias", decay=0.0),))
-    assert update.transforms == (mx.Centralize(), mx.clip_global_norm(0.5))
+    assert update.clip == (mx.Centralize(), mx.clip_global_norm(0.5))
     for line in re.findall(r"^(mx\.(?!fit).*?)(?:  #.*)?$", text, re.MULTILINE):
         assert eval(line, {"mx": mx}) is not None
     for name in OPTIMIZERS:

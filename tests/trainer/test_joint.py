@@ -71,7 +71,7 @@ def by_hand(steps: Mapping[str, StepGraph], order: list[str], state: dict[str, A
 def test_the_noise_of_two_models_is_not_the_same() -> None:
     """Both gradients are 0: what moves the weights is noise alone, after as many steps of both."""
     net = L.Dense(1).build(x=("batch", 4))
-    nets = mx.Joint(dict.fromkeys("ab", net), {n: mx.Update.of(mx.SGD(1.0), mx.GradientNoise(1.0)) for n in "ab"})
+    nets = mx.Joint(dict.fromkeys("ab", net), {n: mx.Update(mx.SGD(1.0), clip=mx.GradientNoise(1.0)) for n in "ab"})
 
     def nothing(name: str) -> Any:
         return lambda nets, batch: nets.g.reduce_sum(nets(name, batch["x"]) * 0.0, keepdims=False)
