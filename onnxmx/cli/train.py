@@ -127,7 +127,8 @@ def train(
 
     The folder holds model.onnx (the best epoch's), last.onnx, step.onnx (the training step, itself plain ONNX),
     metrics.jsonl, config.toml and checkpoints. A run that was stopped, even by kill -9, goes on with --resume;
-    so does one that Ctrl-C stopped: it ends after the step, saves and exits with 130; and one whose --time-budget is
+    so does one that Ctrl-C stopped: it ends after the step, saves and exits with 130 (a second
+    Ctrl-C ends it at once); and one whose --time-budget is
     used up, which exits with 0. Beside --resume go --time-budget, --checkpoint-every, --log-every, --log, --data-dir,
     and --epochs, more than before, where the learning rate and an average do not end with the run; config.toml then
     holds them. A GAN's folder holds a step for each of the two, and samples/epoch-<n>.png.

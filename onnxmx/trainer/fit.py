@@ -108,7 +108,8 @@ def fit(
     steps.
     callbacks: what else listens to the run, in this order: see mx.Callback.
     Raises DataError where data and model do not fit, UsageError for an option out of its range, GradientError,
-    CheckpointError where `out` holds a run, TrainingError when the loss is not a number, StoppedError after Ctrl-C.
+    CheckpointError where `out` holds a run, TrainingError when the loss is not a number, StoppedError after Ctrl-C:
+    with a folder a first one ends the run after its step, saved, and a second one at once.
     """
     plan = Plan(
         epochs=epochs,

@@ -135,6 +135,14 @@ class Loop:
                     self._epoch(interrupted)
                     if not self._stop:
                         self._end_epoch()
+        except KeyboardInterrupt:
+            if self._files is None:
+                raise
+            newest = next(iter(self._files.checkpoints()), None)
+            raise StoppedError(
+                f"stopped at once; saved is what was there {f'at {newest.stem}' if newest else 'at the start'}",
+                mend=f"Go on from there with: {self._files.resumption}",
+            ) from None
         finally:
             self._reporter.end()
             if self._log:

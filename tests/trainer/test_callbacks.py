@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import onnxmx as mx
-from onnxmx.errors import CheckpointError, DataError, UsageError
+from onnxmx.errors import CheckpointError, DataError, StoppedError, UsageError
 from onnxmx.trainer.callbacks import restore
 from onnxmx.trainer.data import Loader
 from onnxmx.trainer.loop import Loop, Run
@@ -176,6 +177,29 @@ def test_a_run_that_was_stopped_in_a_step_goes_on_to_the_same_bytes(tmp_path: Pa
     assert (counter.steps, second.stopped, len(second.history)) == (18, None, 3)
     names = ("last.onnx", "model.onnx", "metrics.jsonl", "checkpoints/step-18.safetensors")
     assert [(cut / name).read_bytes() for name in names] == [(whole / name).read_bytes() for name in names]
+
+
+class TwiceInterrupted(mx.Callback):
+    """Ctrl-C, and again, in the third step."""
+
+    def step(self, loop: Loop, measured: Mapping[str, float]) -> None:
+        if loop.steps == 3:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("every", "saved"), [(0.0, "at step-2"), (1000.0, "at the start")])
+def test_a_second_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path: Path, every: float, saved: str) -> None:
+    options = QUICK | {"checkpoint_s": every}
+    mx.fit(blob_net(), TRAIN, out=tmp_path / "whole", **options)
+    said = rf"saved is what was there {saved}\n  Go on from there with: mx\.resume\('{tmp_path}/r', data\)"
+    with pytest.raises(StoppedError, match=said):
+        mx.fit(blob_net(), TRAIN, out=tmp_path / "r", callbacks=[TwiceInterrupted()], **options)
+    mx.resume(tmp_path / "r", TRAIN, checkpoint_s=every, progress=False)
+    for name in ("last.onnx", "model.onnx", "metrics.jsonl"):
+        assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    with pytest.raises(KeyboardInterrupt):  # of nothing that could go on
+        mx.fit(blob_net(), TRAIN, callbacks=[TwiceInterrupted()], **options)
 
 
 def test_what_callbacks_know_comes_back_beside_other_logs(tmp_path: Path) -> None:
