@@ -20,7 +20,7 @@ from onnxmx.trainer import losses, state
 from onnxmx.trainer.averages import AverageLike
 from onnxmx.trainer.clipping import ClipLike
 from onnxmx.trainer.data import Dataset
-from onnxmx.trainer.data.arrays import check_finite
+from onnxmx.trainer.data.arrays import check_finite, check_masked
 from onnxmx.trainer.engine import ENGINES, OrtEngine
 from onnxmx.trainer.evaluate import Evaluator, Figures, fit_data, specs_of
 from onnxmx.trainer.losses import LossLike, Specs
@@ -164,6 +164,7 @@ class Trainer(KnowsOthers, CheckedArguments):
     def _check_values(self, batch: Mapping[str, Array]) -> None:
         """What `fit` checks of a whole dataset before its first step."""
         for name, array in batch.items():
+            check_masked("the batch", name, array)
             check_finite("the batch", name, array)
         labels = {name: array for name, array in batch.items() if name not in self._model.inputs}
         if self._objective is None:

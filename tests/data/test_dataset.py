@@ -58,7 +58,7 @@ def test_batch_by_slice_and_by_mask():
     assert ds.batch([])["image"].shape == (0, 1, 2, 2)
 
 
-@pytest.mark.parametrize("indices", [[6], [-1], [0.5], [[0, 1]], [True, False]])
+@pytest.mark.parametrize("indices", [[6], [-1], [0.5], [[0, 1]], [True, False], [[0], [0, 1]], None])
 def test_batch_refuses_indices(indices):
     with pytest.raises(DataError, match="expected indices"):
         make().batch(indices)
@@ -121,7 +121,26 @@ def test_a_share_that_is_none(share):
     [
         ({"inputs": {}}, "at least one input"),
         ({"inputs": {"image": IMAGES[:0]}}, r"found an array of shape \(0, 1, 2, 2\)"),
-        ({"inputs": {"image": 3.0}}, r"found an array of shape \(\)"),
+        ({"inputs": {"image": 3.0}}, "an array of samples in 'image'; found float\n"),
+        (
+            {"inputs": {"image": np.array(3.0)}},
+            r"^dataset 'arrays' .* samples in 'image'; found an array of shape \(\)",
+        ),
+        ({"labels": {"label": iter(LABELS)}}, "in 'label'; found iterator\n(.|\n)*becomes a list first"),
+        ({"labels": {"label": {0, 1}}}, "in 'label'; found set\n"),
+        ({"inputs": {"image": None}}, "in 'image'; found NoneType\n"),
+        ({"inputs": {"image": IMAGES.astype(complex)}}, "expected numbers in 'image'; found complex128"),
+        ({"inputs": {"image": IMAGES.astype("datetime64[s]")}}, r"found datetime64\[s\]"),
+        ({"inputs": {"image": np.zeros(6, "f4,i4")}}, "expected numbers in 'image'; found "),
+        (
+            {"inputs": {"image": np.ma.masked_equal(IMAGES, 9)}},
+            "in 'image'; found 1 under a mask, the first in sample 2",
+        ),
+        ({"labels": {"label": np.ma.masked_greater(LABELS, 0)}}, "found 4 under a mask, the first in sample 1"),
+        (
+            {"labels": {"label": np.uint64([0] * 5 + [2**63])}},
+            "below 2.63 in 'label'; found 9223372036854775808 in sample 5",
+        ),
         ({"inputs": {"image": IMAGES[:5]}}, "same number of samples.*'image': 5, 'label': 6"),
         ({"inputs": {"label": IMAGES}}, "different names"),
         ({"inputs": {"image": np.array(["a"] * 6)}}, "expected numbers in 'image'; found <U1"),
@@ -162,6 +181,25 @@ def test_a_part_names_the_sample_of_the_whole():
         with pytest.raises(DataError, match=rf"^dataset 'mine' \(train\) expected .*; found {last} in sample {last}\n"):
             part.check_classes(last)
         assert part.digest() == Dataset.from_arrays(part.inputs["x"], part.labels["label"]).digest()
+
+
+@pytest.mark.parametrize("kind", ["longdouble", ">f8", "f4", "f2", "u8", ">i8", "?"])
+def test_every_type_of_numbers_does(kind):
+    """longdouble is no type of ONNX, and its bytes are others on each kind of machine."""
+    x, y = np.ones((6, 2), kind), LABELS.astype(kind)
+    data = Dataset.from_arrays(x, y).hold_out(0.5)[0]
+    assert {k: array.dtype.name for k, array in data.batch([0]).items()} == {
+        "x": "float32",
+        "label": "float32" if y.dtype.kind == "f" else "int64",
+    }
+    assert len(data.digest()) == 64
+    assert len(Dataset.from_arrays(np.ma.array(x), np.ma.array(y))) == 6  # nothing is masked
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).max == np.finfo(float).max, reason="longdouble is float64 here")
+def test_a_longdouble_beyond_float64():
+    with pytest.raises(DataError, match="found inf in sample 1"):
+        Dataset.from_arrays(np.array([1, np.finfo(np.longdouble).max]))
 
 
 def test_digest_is_of_content_not_of_storage():

@@ -97,6 +97,12 @@ def test_a_step_refuses_the_values_that_fit_refuses(x: float, label: int, says: 
     assert trainer.updates == 0
 
 
+def test_a_step_refuses_masked_values() -> None:
+    x = np.ma.masked_equal(np.arange(16, dtype=np.float32).reshape(4, 4), 9)
+    with pytest.raises(DataError, match=r"the batch expected a value everywhere in 'x'; found 1 under .* 2\n"):
+        mx.Trainer(blob_net(), threads=1).step({"x": x, "label": np.zeros(4, np.int64)})
+
+
 # --- moments
 class Notes(mx.Callback):
     """Writes down each moment."""

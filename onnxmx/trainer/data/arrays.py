@@ -18,15 +18,52 @@ _BLOCK = 1 << 20
 
 
 def as_array(key: str, given: Any) -> Array:
-    """What a user gives as an array. Raises DataError for lists of several lengths."""
+    """What a user gives as an array. Raises DataError for what is none: lists of several lengths, what is iterated.
+
+    longdouble, of which ONNX has none, becomes float64.
+    """
+    check_masked("a dataset", key, given)
     try:
-        return np.asarray(given)
+        array = np.asarray(given)
     except ValueError:
         raise DataError(
             f"a dataset expected samples of one shape in {key!r}; found a list of several lengths",
             at=user_line(),
             mend="Pad or cut them to one length; a model can take the lengths as one more input.",
         ) from None
+    if array.ndim == 0 and not isinstance(given, np.ndarray):
+        raise DataError(
+            f"a dataset expected an array of samples in {key!r}; found {type(given).__name__}",
+            at=user_line(),
+            mend="Its first axis counts samples, (n,) where each is one number; what is iterated becomes a list first.",
+        )
+    with np.errstate(over="ignore"):  # what becomes infinity is refused as such
+        return array.astype(np.float64) if array.dtype.char == "g" else array
+
+
+def check_masked(where: str, key: str, given: Any) -> None:
+    """Raises DataError for a masked array that lacks values: what lies under its mask means nothing."""
+    if not np.ma.is_masked(given):
+        return
+    mask = np.atleast_1d(np.ma.getmaskarray(given))
+    row = int(np.argmax(mask.reshape(len(mask), -1).any(axis=1)))
+    raise DataError(
+        f"{where} expected a value everywhere in {key!r}; found {int(mask.sum())} under a mask, the first in "
+        f"sample {row}",
+        at=user_line(),
+        mend="Fill them, as x.filled(0) does, or drop those samples.",
+    )
+
+
+def check_integers(where: str, key: str, array: Array) -> None:
+    """Raises DataError for uint64 that int64 does not hold."""
+    bad = array > np.uint64(np.iinfo(np.int64).max) if array.dtype == np.uint64 else None
+    if bad is not None and bad.any():
+        row, value = first_bad(array, bad)
+        raise DataError(
+            f"{where} expected integers below 2^63 in {key!r}; found {value} in sample {row}",
+            mend="Number classes from 0; give what is no class as float32.",
+        )
 
 
 def check_finite(where: str, key: str, array: Array) -> None:

@@ -18,7 +18,7 @@ from onnxmx.builder.arguments import CheckedArguments, checked_arguments
 from onnxmx.builder.elsewhere import DATASET, KnowsOthers
 from onnxmx.builder.source import user_line
 from onnxmx.errors import DataError, UsageError
-from onnxmx.trainer.data.arrays import Array, as_array, blocks, check_finite, first_bad
+from onnxmx.trainer.data.arrays import Array, as_array, blocks, check_finite, check_integers, first_bad
 from onnxmx.trainer.data.order import shuffled
 
 Indices = npt.ArrayLike | slice
@@ -80,7 +80,7 @@ class Dataset(KnowsOthers, CheckedArguments):
     types: by input name, the element type of a batch where it is not float32, e.g. {"tokens": "int64"}; such an input
     is not preprocessed.
     origin: what they are a part of; by default they are the whole.
-    Raises DataError for lengths that differ, no samples, labels outside the classes, NaN or infinity.
+    Raises DataError for lengths that differ, no samples, labels outside the classes, NaN or infinity, masked values.
     """
 
     name: str
@@ -99,6 +99,8 @@ class Dataset(KnowsOthers, CheckedArguments):
         self._check_lengths(inputs, labels)
         for key, array in {**inputs, **labels}.items():
             self._check_values(key, array)
+        for key, array in labels.items():
+            check_integers(self._here, key, array)
         if self.classes is not None:
             for key, array in list(labels.items())[:1]:
                 self._check_range(key, array, len(self.classes))
@@ -252,7 +254,10 @@ class Dataset(KnowsOthers, CheckedArguments):
     def _positions(self, indices: Indices) -> Array | slice:
         if isinstance(indices, slice):
             return indices
-        chosen = np.atleast_1d(np.asarray(indices))
+        try:
+            chosen = np.atleast_1d(np.asarray(indices))
+        except ValueError:
+            raise DataError(f"{self._here} expected indices of one axis; found a list of several lengths") from None
         if chosen.dtype.kind == "b" and chosen.shape == (len(self),):
             return np.flatnonzero(chosen)
         if chosen.size == 0:
