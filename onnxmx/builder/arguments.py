@@ -244,6 +244,8 @@ def _refused(name: str, takes: _Takes, args: tuple[Any, ...], kwargs: Mapping[st
             mend = f"The size of its input is none of them: a layer takes that from what it is called on. {mend}"
         if "data" in takes.places:  # Keras: fit(x, y)
             mend = "Make one of arrays: data=mx.data.Dataset.from_arrays(x, y). " + mend
+        elif any(type(value).__name__ == "Value" for value in args):  # Flatten(x)
+            mend = f"Make the layer, then call it: {name}(...)(x)."
         elif name == "build":
             mend = "Give each input by name, with its shape: build(x=('batch', 4))."
         elif name == "step":

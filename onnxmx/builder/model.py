@@ -103,7 +103,9 @@ def build(net: Callable[..., Any], *, seed: int = 0, **inputs: InputSpec) -> Mod
         raise GraphError(
             f"the model expected to return a graph value or a dict of them; found {result!r}",
             at=net._source if isinstance(net, Layer) else line_of(net),
-            mend="End the function with `return y`.",
+            mend="Call the layer on a value: Dense(10)(x)."
+            if isinstance(result, Layer)
+            else "End the function with `return y`.",
         )
     for name, value in results.items():
         g.output(value, name)
@@ -179,10 +181,12 @@ class Model(KnowsOthers, Surgery):
 
     # --- parameters
     def parameters(self) -> dict[str, Array]:
-        """Every parameter by name, running statistics included."""
-        return {
-            name: value.const_value.numpy() for name, value in self._parameter_values().items() if value.const_value
-        }
+        """Every parameter by name, running statistics included: read-only arrays, see `with_parameters`."""
+        found = self._parameter_values().items()
+        arrays = {name: value.const_value.numpy().view() for name, value in found if value.const_value}
+        for array in arrays.values():  # a session that is open would not see what is written there, the file would
+            array.flags.writeable = False
+        return arrays
 
     def _parameter_values(self) -> dict[str, ir.Value]:
         return weights.parameters(self.ir.graph, self._listed())

@@ -33,6 +33,8 @@ class Value(ir.Value):
 
         if name in ACTIVATIONS:
             raise AttributeError(f"a value of a graph has no {name!r}: write mx.layers.{name}(x)")
+        if name in ("flatten", "dropout"):
+            raise AttributeError(f"a value of a graph has no {name!r}: write mx.layers.{name.capitalize()}()(x)")
         method = operator_named(f"reduce_{name}", name) or 'x.builder.op("Name", x), for any operator of ONNX'
         raise AttributeError(f"a value of a graph has no {name!r}: operators are methods of its builder, {method}")
 
@@ -115,8 +117,12 @@ class Value(ir.Value):
 
         return index(self, key)
 
-    __iter__ = None
-    """Or Python would count x[0], x[1] ... for ever."""
+    def __iter__(self) -> NoReturn:
+        """Python would count x[0], x[1] ... for ever."""
+        raise TypeError(
+            "a value of a graph is not iterable: x[:, 0] is a part of it; a layer gives one value, LSTM(units, "
+            "return_state=True) its states too"
+        )
 
 
 _ELSEWHERE = {

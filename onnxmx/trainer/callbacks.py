@@ -85,7 +85,7 @@ class EarlyStopping(Callback):
         name, sign = (self.monitor, 1 if self.larger else -1) if self.monitor else loop.criterion
         measured = {**measures, **{figure.removeprefix("sum."): 0.0 for figure in loop.trainer.engine.sums}}
         if name not in measured:
-            raise unknown_name("measure", name, measured)
+            raise _unknown_measure(name, measured)
         if not is_number(measures.get(name, 0.0)):
             raise UsageError(f"EarlyStopping expected to monitor a number; found {name!r}, which is a list of them")
         waited = self.waited([sign * past[name] for past in loop.position.history if name in past])
@@ -168,6 +168,14 @@ def _by_kind(callbacks: Sequence[Callback]) -> dict[str, Callback]:
 def listening(callbacks: Sequence[Callback], moment: str) -> list[Any]:
     """The methods of those callbacks that override `moment`."""
     return [getattr(c, moment) for c in callbacks if getattr(type(c), moment) is not getattr(Callback, moment)]
+
+
+def _unknown_measure(name: str, measured: Measures) -> UsageError:
+    if name.startswith(("val_", "validation_")) and not any(known.startswith("validation_") for known in measured):
+        return UsageError(
+            f"no measure named {name!r}", mend="Give the data that it is taken on: mx.fit(..., validation=test)."
+        )
+    return unknown_name("measure", name, measured)
 
 
 MOMENTS = ("begin", "step", "log", "epoch", "end")

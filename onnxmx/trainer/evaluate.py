@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,10 +13,11 @@ import onnx_ir as ir
 from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import open_session, run_errors, runtime
-from onnxmx.builder.values import agree
+from onnxmx.builder.values import Dim, agree
 from onnxmx.errors import DataError, SampleError, UsageError
 from onnxmx.trainer import losses
 from onnxmx.trainer.data import Dataset, Loader
+from onnxmx.trainer.data.others import instead_of_dataset
 from onnxmx.trainer.losses import Loss, LossLike, Spec
 from onnxmx.trainer.losses.base import Values
 from onnxmx.trainer.objective import Measure, Objective, Task, outputs_of
@@ -52,17 +54,21 @@ def evaluate(
 def check_kinds(caller: str, model: Any, data: Any, validation: Any = None) -> None:
     """Raises UsageError for what is easily given in place of a model and datasets."""
     build = 'Build a layer first: layer.build(x=("batch", 784)); load a file: mx.load(path); a run has run.model.'
-    arrays = "Make one of arrays: mx.data.Dataset.from_arrays(x, labels)."
     held_out = "Hold samples out of the others: train, test = data.hold_out(0.2)."
-    validating = held_out if isinstance(validation, float) else arrays
+    validating = held_out if isinstance(validation, float) else instead_of_dataset(validation)
     rows = (
         ("a model", model, isinstance(model, Model), build),
-        ("a dataset", data, isinstance(data, Dataset), arrays),
+        ("a dataset", data, isinstance(data, Dataset), instead_of_dataset(data)),
         ("validation data", validation, validation is None or isinstance(validation, Dataset), validating),
     )
     for what, found, fits, mend in rows:
         if not fits:
             raise UsageError(f"{caller} expected {what}; found {type(found).__name__}", mend=mend)
+        if isinstance(found, Dataset) and "inputs" not in vars(found):  # PyTorch: a class of one's own
+            raise UsageError(
+                f"{caller} expected {what} of arrays; found {type(found).__name__}, which has none",
+                mend="End its __init__ with super().__init__(name, 'train', {'x': x}, {'label': labels}).",
+            )
 
 
 class Evaluator:
@@ -173,8 +179,14 @@ def _other_loss(task: Task, name: str, array: Array, wanted: Spec, outputs: Valu
     mend = f"{task.loss.name} takes {task.loss.takes}."
     if fitting := losses.that_take(name, array, found, outputs):
         mend += f" Losses that take these labels: {', '.join(fitting)}."
+    elif array.ndim > 1 and array.shape[-1] == 1 and agree(wanted.shape[1:], array.shape[1:-1]):
+        mend += " Without their last axis, of one, these would fit: y[..., 0]."
+    elif len(wanted.shape) > array.ndim:
+        mend += " This model's output has more axes than the labels: it may lack Flatten() or return_sequences=False."
     elif array.dtype.kind in "iu" and array.ndim == 1:
         mend += " Class numbers are for softmax_cross_entropy, and a model that ends in an output for each class."
+    if array.dtype.kind == "f" and not wanted.dtype.is_floating_point() and (array == np.floor(array)).all():
+        mend += " As class numbers they are given as integers: y.astype(int)."
     if wanted.dtype.is_floating_point() and agree(wanted.shape[1:], found.shape[1:]):
         mend += " As numbers they are given in float32: y.astype(numpy.float32)."
     return mend
@@ -220,9 +232,23 @@ def fit_inputs(model: Model, data: Dataset) -> Dataset:
         if not agree(expected, shape):
             raise DataError(
                 f"the model's input {name!r} expected samples of shape {expected}; found {shape} in {data.name}",
-                mend="Train or choose a model for this data, or another dataset.",
+                mend=_other_shape(expected, shape, port.shape),
             )
     return data
+
+
+def _other_shape(expected: tuple[Dim, ...], found: tuple[int, ...], whole: tuple[Dim, ...]) -> str:
+    """What to do about samples of another shape than a model takes.   whole: that of the input, samples first."""
+    sizes = [d for d in expected if isinstance(d, int)]
+    if agree(whole, found):
+        return f"The first dimension of an input counts samples: build(x=('batch', {', '.join(map(str, found))}))."
+    if len(found) == 3 and agree(expected, (found[2], *found[:2])):
+        return "Channels come before height and width: x.transpose(0, 3, 1, 2)."
+    if len(expected) == 3 and agree(expected, (1, *found)):
+        return "Give the images an axis of channels: x[:, None]."
+    if len(sizes) == len(expected) and math.prod(sizes) == math.prod(found):
+        return f"Give the samples that shape: x.reshape({', '.join(map(str, (-1, *sizes)))})."
+    return "Train or choose a model for this data, or another dataset."
 
 
 def _fixed_batch(model: Model) -> int | None:

@@ -125,6 +125,20 @@ TABLE = {
     "a lambda without return": Bad(
         lambda: L.Lambda(lambda x: None).build(x=IMAGE), GraphError, "its function to return a graph value; found None"
     ),
+    "an image without a batch": Bad(
+        lambda: L.Conv2D(4, 3).build(x=(1, 28, 28)), ShapeError, r"counts samples: build\(x=\('batch', 1, 28, 28\)\)"
+    ),
+    "a rank too few": Bad(
+        lambda: L.Sequential(L.Flatten(), L.Conv1D(4, 3)).build(x=IMAGE), ShapeError, "Check the layer before it"
+    ),
+    "channels last": Bad(
+        lambda: L.Conv2D(4, 3).build(x=("batch", 8, 8, 1)), ShapeError, r"build\(image=\('batch', 1, 8, 8\)\)"
+    ),
+    "a layer in the place of a value": Bad(
+        lambda: build(lambda x: L.Dense(3), x=("batch", 4)),  # type: ignore[arg-type, return-value]
+        GraphError,
+        r"found Dense\((.|\n)*Dense\(10\)\(x\)",
+    ),
     "no branches": Bad(lambda: L.Concat(), UsageError, "Concat expected at least one layer; found none"),
     "a branch that is none": Bad(lambda: L.Add(L.relu).build(x=IMAGE), UsageError, "expected a layer as '0'; found"),
     "branches of two shapes": Bad(

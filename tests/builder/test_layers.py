@@ -11,7 +11,7 @@ import onnxmx.builder.layers as L
 from onnxmx.builder import init
 from onnxmx.builder.graph import Value
 from onnxmx.builder.model import build
-from onnxmx.errors import UsageError
+from onnxmx.errors import OnnxmxWarning, UsageError
 from tests.builder import rows_norm, rows_windows
 from tests.builder.layer_table import Array, Case, check, made
 from tests.builder.rows_norm import ACTIVATIONS
@@ -146,6 +146,20 @@ def test_layers_in_lists_and_generators_are_laid_out() -> None:
         assert kind([dense, head], name="a") == kind(dense, head, name="a")
     with pytest.raises(UsageError, match=r"Add expected at least one layer; found none(.|\n)*joined by a \+ b"):
         L.Add([])
+
+
+def test_channels_that_come_last_are_warned_of() -> None:
+    with pytest.warns(OnnxmxWarning, match=r"second axis of .*28, 28, 3\) [^$]*test_layers[^$]*', 3, 28, 28"):
+        made(L.Conv2D(4, 3), (2, 28, 28, 3))
+    for shape in ((2, 28, 28, 28), (2, 28, 27, 3), (2, 3, 3, 3), (2, 28, 28, 5)):  # an error where warnings are
+        made(L.Conv2D(4, 3, padding=1), shape)
+    made(L.Sequential(L.Reshape(28, 28, 3), L.Conv2D(4, 3)), (2, 28 * 28 * 3))
+
+
+def test_values_in_a_list_are_put_side_by_side() -> None:
+    one = np.ones((2, 3), np.float32)
+    for net in (lambda x: L.concat([x, 2 * x], axis=1), lambda x: L.concat((x, 2 * x)), lambda x: L.concat(x, 2 * x)):
+        np.testing.assert_array_equal(build(net, x=("batch", 3))(one), np.concatenate([one, 2 * one], 1))
 
 
 def test_layers_compare_by_what_they_hold() -> None:

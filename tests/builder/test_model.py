@@ -117,6 +117,14 @@ def test_with_parameters_is_a_copy() -> None:
     assert scalar(np.ones(2)).tolist() == [3, 3]
 
 
+def test_parameters_are_read_only() -> None:
+    """What is written to one would be in the file, and not in what an open session computes."""
+    for model in (SMALL, from_bytes(BYTES)):
+        for array in model.parameters().values():
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 0
+
+
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [

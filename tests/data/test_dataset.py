@@ -202,6 +202,16 @@ def test_a_longdouble_beyond_float64():
         Dataset.from_arrays(np.array([1, np.finfo(np.longdouble).max]))
 
 
+def test_a_sample_by_its_place_or_a_loop_is_refused():
+    data = make()
+    for ask in (lambda: data[0], lambda: data[:2], lambda: list(data), lambda: [x for x, _ in data], lambda: 3 in data):
+        with pytest.raises(UsageError, match=r"found data\[\.\.\.\], or a loop(.|\n)*batch\(\[0, 1\]\)") as caught:
+            ask()
+        assert "test_dataset.py" in caught.value.at
+    assert data.batch([0, 1])["label"].tolist() == [0, 1]
+    assert len(data) == len(data.inputs["image"]) == 6
+
+
 def test_digest_is_of_content_not_of_storage():
     big = make(inputs={"image": IMAGES.astype(">i4")}).digest()
     assert make(inputs={"image": IMAGES.astype("<i4")}).digest() == big

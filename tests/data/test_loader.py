@@ -317,6 +317,13 @@ def test_refuses_a_batch_that_does_not_exist(call):
         Loader(DATA, 10).indices(0, 11)
 
 
+def test_a_loop_over_no_epoch_is_refused():
+    with pytest.raises(UsageError, match=r"Write for index, batch in loader\.epoch\(0\)") as caught:
+        for _ in Loader(DATA, 10):
+            pass
+    assert "test_loader.py" in caught.value.at
+
+
 def test_a_batch_of_images_is_cheap_to_make():
     images = np.zeros((6000, 1, 28, 28), dtype=np.uint8)
     loader = Loader(Dataset.from_arrays(images, np.zeros(6000, dtype=np.int64), scale=1 / 255), 64, prefetch=0)

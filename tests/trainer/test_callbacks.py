@@ -245,6 +245,10 @@ def test_early_stopping_by_a_measure_of_ones_choice() -> None:
     assert (len(run.history), run.stopped) == (3, "loss has not become better for 2 epochs")
     with pytest.raises(UsageError, match=r"no measure named 'lost'\n  Did you mean 'loss'"):
         counter_run([0.1] * 6, True, validation=False, callbacks=[mx.EarlyStopping(2, monitor="lost")])
+    with pytest.raises(UsageError, match=r"no measure named 'val_loss'\n  Give the data .* validation=test"):
+        counter_run([0.1] * 6, True, validation=False, callbacks=[mx.EarlyStopping(2, monitor="val_loss")])
+    with pytest.raises(UsageError, match=r"no measure named 'val_loss'\n  Did you mean 'validation_loss'"):
+        counter_run([0.1] * 6, True, validation=True, callbacks=[mx.EarlyStopping(2, monitor="val_loss")])
     watch = {
         "measure": ["accuracy", "confusion_matrix"],
         "callbacks": [mx.EarlyStopping(2, monitor="confusion_matrix")],

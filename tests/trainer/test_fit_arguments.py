@@ -37,6 +37,49 @@ def data(labels: Any, **options: Any) -> Dataset:
     return Dataset.from_arrays(X, np.asarray(labels), **options)
 
 
+def sample(*shape: int) -> Dataset:
+    return Dataset.from_arrays(np.zeros((8, *shape)), np.zeros(8, np.int64))
+
+
+def image_net() -> mx.Model:
+    return L.Sequential(L.Flatten(), L.Dense(3)).build(x=("batch", 1, 8, 8))
+
+
+class Samples:
+    """As PyTorch asks of a dataset."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, k: int) -> tuple[Any, int]:
+        if k >= 8:
+            raise IndexError
+        return X[k], k % 3
+
+
+class Loader:
+    """As PyTorch's, which gives batches."""
+
+    dataset = Samples()
+
+    def __iter__(self) -> Any:
+        yield X, np.zeros(8, np.int64)
+
+
+class Table:
+    """As of pandas."""
+
+    columns = ("a", "b")
+
+    def __array__(self, *_: Any) -> Any:
+        return X
+
+
+class Own(Dataset):
+    def __init__(self) -> None:
+        pass
+
+
 BAD: list[tuple[Any, Dataset, dict[str, Any], type[Exception], str]] = [
     (blob_net, FOREIGN, {}, DataError, r"\[0, 3\)"),
     (blob_net, data(np.arange(8)), {}, DataError, r"\[0, 3\)"),  # no classes named, and out of range all the same
@@ -52,6 +95,14 @@ BAD: list[tuple[Any, Dataset, dict[str, Any], type[Exception], str]] = [
     (blob_net, data(np.zeros((8, 2), np.int64)), {}, DataError, r"found 'label' of int64 \(batch, 2\)"),
     (blob_net, Dataset.from_arrays(X[:, :3], np.zeros(8, np.int64)), {}, DataError,
      r"expected samples of shape \(4,\); found \(3,\)"),
+    (blob_net, data(np.zeros(8)), {}, DataError, r"given as integers: y\.astype\(int\)"),
+    (blob_net, data(np.zeros((8, 1), np.int64)), {}, DataError, r"last axis, of one, these would fit: y\[\.\.\., 0\]"),
+    (lambda: L.LSTM(3).build(x=("batch", 2, 4)), sample(2, 4), {}, DataError, r"Flatten\(\) or return_sequences=F"),
+    (lambda: L.Dense(3).build(x=(4,)), data(np.zeros(8, np.int64)), {}, DataError, r"build\(x=\('batch', 4\)\)"),
+    (image_net, sample(8, 8, 1), {}, DataError, r"before height and width: x\.transpose\(0, 3, 1, 2\)"),
+    (image_net, sample(8, 8), {}, DataError, r"an axis of channels: x\[:, None\]"),
+    (image_net, sample(64), {}, DataError, r"Give the samples that shape: x\.reshape\(-1, 1, 8, 8\)"),
+    (image_net, sample(63), {}, DataError, r"or another dataset\.$"),
     (blob_net, Dataset.from_arrays(X), {}, DataError, "expected one label"),
     (blob_net, Dataset.from_arrays({"a": X, "b": X}, np.zeros(8, np.int64)), {}, DataError,
      r"expected the inputs \['x'\]; found \['a', 'b'\]"),
@@ -117,7 +168,15 @@ ARRAY = np.zeros((8, 4), np.float32)
     [
         ({"model": L.Dense(3)}, "a model; found Dense\n  Build a layer first"),
         ({"data": ARRAY}, r"a dataset; found ndarray\n  Make one of arrays: mx\.data\.Dataset\.from_arrays"),
+        ({"data": (ARRAY, ARRAY)}, r"a dataset; found tuple\n  Make one of arrays"),
+        ({"data": Samples()}, r"a dataset; found Samples\n  .*from_arrays\(\*zip\(\*samples\)\)"),
+        ({"data": [(X[0], 0), (X[1], 1)]}, r"a dataset; found list\n  .*from_arrays\(\*zip\(\*samples\)\)"),
+        ({"data": iter(())}, r"a dataset; found tuple_iterator\n  .*from_arrays\(\*zip\(\*samples\)\)"),
+        ({"data": Loader()}, r"a dataset; found Loader\n  .*from_arrays\(\*zip\(\*loader\.dataset\)\)"),
+        ({"data": Table()}, r"a dataset; found Table\n  .*from_arrays\(table\[\['a', 'b'\]\], table\['label'\]\)"),
+        ({"data": Own()}, r"a dataset of arrays; found Own, which has none\n  End its __init__ with super"),
         ({"validation": ARRAY}, "validation data; found ndarray"),
+        ({"validation": Loader()}, r"validation data; found Loader\n  .*loader\.dataset"),
         ({"optimizer": "adan"}, r"no optimizer named 'adan'\n  Did you mean 'adam'"),
         ({"optimizer": 1e-3}, r"an optimizer; found 0\.001\n  For example mx\.Adam"),
         ({"optimizer": mx.Adam}, r"an optimizer; found the class Adam\n  For example mx\.Adam"),
@@ -138,6 +197,26 @@ def test_what_is_easily_given_instead(arguments: dict[str, Any], text: str) -> N
     model, given = arguments.pop("model", None) or blob_net(), arguments.pop("data", TRAIN)
     with pytest.raises(UsageError, match=text):
         mx.fit(model, given, **arguments)
+
+
+def test_samples_of_other_libraries_become_a_dataset_as_errors_say() -> None:
+    for samples in (Samples(), Loader().dataset, list(Samples()), (pair for pair in Samples())):
+        made = Dataset.from_arrays(*zip(*samples, strict=True))
+        assert made.digest() == Dataset.from_arrays(X, np.arange(8) % 3).digest()
+    assert Dataset.from_arrays(Table(), np.arange(8) % 3).digest() == made.digest()
+    for given, says in [
+        ((X, np.arange(8)), "several lengths(.|\n)*Labels are the second argument"),
+        (Samples(), r"several lengths(.|\n)*\*zip\(\*samples\)"),
+        (list(Samples()), r"several lengths(.|\n)*\*zip\(\*samples\)"),
+        ([X, X[:, :2]], "several lengths(.|\n)*Pad or cut them"),
+        ((x for x in X), r"an array of samples in 'x'; found generator(.|\n)*\*zip\(\*samples\)"),
+        (zip(X, X, strict=True), r"an array of samples in 'x'; found zip(.|\n)*\*zip\(\*samples\)"),
+        (Loader(), r"an array of samples in 'x'; found Loader(.|\n)*\*zip\(\*loader\.dataset\)"),
+        (None, r"an array of samples in 'x'; found NoneType"),
+    ]:
+        with pytest.raises(DataError, match=says) as caught:
+            Dataset.from_arrays(given)  # type: ignore[arg-type]
+        assert "test_fit_arguments.py" in (caught.value.at or "")
 
 
 def test_what_is_easily_given_to_evaluate() -> None:

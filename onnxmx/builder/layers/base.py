@@ -123,7 +123,9 @@ class Layer(KnowsOthers, CheckedArguments):
         return UsageError(
             f"{type(self).__name__} expected {name} as {expected}; found {found!r}",
             at=self._source,
-            mend=f"Give {name} a number of 1 or more.",
+            mend=f"Make the layer, then call it: {type(self).__name__}(...)(x)."
+            if isinstance(found, Value)
+            else f"Give {name} a number of 1 or more.",
         )
 
     def _written_here(self, part: _Part) -> _Part:
@@ -134,7 +136,11 @@ class Layer(KnowsOthers, CheckedArguments):
     # --- what a forward checks
     def _expect_rank(self, x: ir.Value, rank: int, layout: str) -> None:
         if x.shape is not None and len(x.shape) != rank:
-            raise self._misfit(x, f"an input of rank {rank} {layout}", "Check the layer before it.")
+            sizes = ", ".join(map(str, x.shape))
+            mend = "Check the layer before it."
+            if x.is_graph_input() and len(x.shape) == rank - 1:
+                mend = f"The first dimension of an input counts samples: build(x=('batch', {sizes}))."
+            raise self._misfit(x, f"an input of rank {rank} {layout}", mend)
 
     def _static_dim(self, x: ir.Value, axis: int, what: str, mend: str) -> int:
         """The size of `x` along `axis`, which must be a number."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.elsewhere import LAYERS
 from onnxmx.builder.graph import Value, describe
 from onnxmx.builder.layers.activation import ACTIVATIONS
@@ -162,16 +163,20 @@ def _laid_out(layers: Iterable[Layer | Iterable[Layer]]) -> Iterator[Layer]:
             yield layer  # type: ignore[misc]  # a Layer, or what the user has mistaken for one
 
 
-def concat(*xs: Value, axis: int = 1) -> Value:
-    """Branches side by side along `axis`, by default the channels.   xs: of one shape but for `axis`
+@checked_arguments
+def concat(*xs: Value | Sequence[Value], axis: int = 1) -> Value:
+    """Branches side by side along `axis`, by default the channels.   xs: of one shape but for `axis`, or a list of such
 
     Raises UsageError for what is no graph value.
     """
-    if not xs or not all(isinstance(x, Value) for x in xs):
+    if len(xs) == 1 and isinstance(xs[0], (list, tuple)):
+        return concat(*xs[0], axis=axis)
+    values = [x for x in xs if isinstance(x, Value)]
+    if not values or len(values) < len(xs):
         raise UsageError(
             f"concat expected graph values; found {xs!r}", at=user_line(), mend="Call it as concat(x, y, axis=1)."
         )
-    return xs[0].builder.concat(xs, axis)
+    return values[0].builder.concat(values, axis)
 
 
 def call_named(layer: Layer, name: str, *xs: Value) -> Value:

@@ -38,6 +38,7 @@ class _Conv(Spatial):
         n_in = self._check_groups(x)
         kernel, stride, dilation = map(self._each, (self.kernel, self.stride, self.dilation))
         pads = self._pads(x, self.padding, spans_of(kernel, dilation), stride)
+        self._warn_of_channels_last(x)
         w = g.parameter("weight", (self.channels, n_in // self.groups, *kernel), self.weight_init)
         b = g.parameter("bias", (self.channels,), self.bias_init) if self.bias else None
         y = g.conv(x, w, b, kernel_shape=kernel, strides=stride, dilations=dilation, group=self.groups, pads=pads)

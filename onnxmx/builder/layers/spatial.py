@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from onnxmx.builder.graph import Value
+from onnxmx.builder.graph import Value, describe
 from onnxmx.builder.layers.base import Layer
 from onnxmx.builder.literals import is_size
-from onnxmx.errors import UsageError
+from onnxmx.errors import OnnxmxWarning, UsageError
 
 Size = int | tuple[int, ...]
 """One number for every axis of space, or one for each."""
@@ -60,6 +61,17 @@ class Spatial(Layer):
     def _expect_space(self, x: Value) -> None:
         self._expect_rank(x, self.rank + 2, LAYOUTS[self.rank])
 
+    def _warn_of_channels_last(self, x: Value) -> None:
+        """(batch, 28, 28, 3), as Keras has images, would train as 28 channels without a word."""
+        if mend := _channels_first(x):
+            g = x.builder
+            warnings.warn(
+                f"{g.what()} takes the second axis of {describe(x)} for its channels\n"
+                f"  built at {g.source()}\n  {mend}",
+                OnnxmxWarning,
+                stacklevel=2,
+            )
+
     def _channels(self, x: Value) -> int:
         return self._static_dim(x, 1, "a number of channels", "Give the input's channels in build(...).")
 
@@ -85,7 +97,7 @@ class Spatial(Layer):
                 raise self._misfit(
                     x,
                     f"{_NOUNS[self.rank]} of at least {span} along axis {axis + 2} for its window",
-                    "Use padding or a smaller window.",
+                    _channels_first(x) or "Use padding or a smaller window.",
                 )
         return pads
 
@@ -96,6 +108,19 @@ class Spatial(Layer):
             for axis, (span, step) in enumerate(zip(spans, stride, strict=True))
         ]
         return [t // 2 for t in total] + [t - t // 2 for t in total]
+
+
+def _channels_first(x: Value) -> str | None:
+    """What to write where an input is of square images whose channels seem to come last; None where they do not."""
+    if not x.is_graph_input() or x.shape is None or len(x.shape) != 4:
+        return None
+    batch, height, width, channels = x.shape
+    if not isinstance(height, int) or height != width or channels not in (1, 3, 4) or height <= 4:
+        return None
+    return (
+        f"Channels come before height and width: build(image=({str(batch)!r}, {channels}, {height}, {width})), and "
+        "x.transpose(0, 3, 1, 2) of the data."
+    )
 
 
 def same_padding(size: int, span: int, step: int) -> int:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from onnxmx.builder.source import user_line
 from onnxmx.errors import DataError
+from onnxmx.trainer.data.others import instead_of_dataset, instead_of_uneven
 
 Array = npt.NDArray[Any]
 
@@ -29,13 +30,14 @@ def as_array(key: str, given: Any) -> Array:
         raise DataError(
             f"a dataset expected samples of one shape in {key!r}; found a list of several lengths",
             at=user_line(),
-            mend="Pad or cut them to one length; a model can take the lengths as one more input.",
+            mend=instead_of_uneven(given),
         ) from None
     if array.ndim == 0 and not isinstance(given, np.ndarray):
         raise DataError(
             f"a dataset expected an array of samples in {key!r}; found {type(given).__name__}",
             at=user_line(),
-            mend="Its first axis counts samples, (n,) where each is one number; what is iterated becomes a list first.",
+            mend="Its first axis counts samples, (n,) where each is one number; what is iterated becomes a list first."
+            + (f" {instead_of_dataset(given)}" if array.dtype == object else ""),
         )
     with np.errstate(over="ignore"):  # what becomes infinity is refused as such
         return array.astype(np.float64) if array.dtype.char == "g" else array

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Never
 
 import numpy as np
 import numpy.typing as npt
@@ -138,6 +138,16 @@ class Dataset(KnowsOthers, CheckedArguments):
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
+
+    def __getitem__(self, place: object) -> Never:
+        """Refused, and so is a loop: of what is stored or what a model reads, a sample or a batch, as dict or tuple?"""
+        raise UsageError(
+            "a dataset expected to be asked for several samples; found data[...], or a loop over it",
+            at=user_line(),
+            mend="data.batch([0, 1]) has them by name, as a model reads them; data.inputs and data.labels are all, as "
+            "stored; data.subset(slice(100)) is a dataset of some. For a loop over batches: mx.data.Loader(data, "
+            "64).epoch(0).",
+        )
 
     def __repr__(self) -> str:
         shapes = ", ".join(

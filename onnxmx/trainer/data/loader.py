@@ -6,11 +6,13 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Never
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxmx.builder.arguments import CheckedArguments
+from onnxmx.builder.source import user_line
 from onnxmx.errors import DataError, UsageError
 from onnxmx.trainer.data.arrays import Array
 from onnxmx.trainer.data.dataset import Dataset
@@ -63,6 +65,14 @@ class Loader(CheckedArguments):
         """Batches in an epoch."""
         whole, rest = divmod(len(self.dataset), self.batch_size)
         return whole + (1 if rest and not self.drop_last else 0)
+
+    def __iter__(self) -> Never:
+        """Refused: the order of each epoch is another."""
+        raise UsageError(
+            "Loader expected an epoch to go through; found a loop over itself",
+            at=user_line(),
+            mend="Write for index, batch in loader.epoch(0); mx.fit(model, data) needs no loader.",
+        )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yields (batch index, batch) from batch `start` to the end; batch as in Dataset.batch.
