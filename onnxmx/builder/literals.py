@@ -52,6 +52,15 @@ def holds(dtype: ir.DataType, array: np.ndarray[Any, Any]) -> bool:
     return bool(np.all((array >= limits.min) & (array <= limits.max) & (array == np.trunc(array))))
 
 
+def beyond(dtype: np.dtype[Any], array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Which integers another integer type does not hold, bool of the array's shape; none for other types."""
+    if dtype.kind not in "iu" or array.dtype.kind not in "iu" or np.can_cast(array.dtype, dtype):
+        return np.zeros(array.shape, bool)
+    cast = array.astype(dtype)
+    found: np.ndarray[Any, Any] = (cast.astype(array.dtype) != array) | ((cast < 0) != (array < 0))
+    return found
+
+
 def spell(array: np.ndarray[Any, Any]) -> str:
     """A readable name for a constant: its type and, when short, its numbers."""
     if array.size <= 4:

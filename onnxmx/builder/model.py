@@ -26,6 +26,7 @@ from onnxmx.builder.guard import MAX_BYTES
 from onnxmx.builder.guard import inspect as inspect_file
 from onnxmx.builder.inference import OPSET
 from onnxmx.builder.layers.base import Layer
+from onnxmx.builder.literals import beyond
 from onnxmx.builder.metadata import AS_IT_IS, PREPROCESSING, TRAINABLE
 from onnxmx.builder.session import open_session, run_errors
 from onnxmx.builder.source import called_at, line_of, raised_at, user_line
@@ -357,7 +358,12 @@ def _look_at(model: Model) -> None:
 
 
 def check_array(port: Port, x: Any) -> Array:
-    """`x` as the input `port` takes it. Raises DataError where shape or element type do not fit."""
+    """`x` as the input `port` takes it. Raises DataError where shape, element type or integers do not fit."""
+    if np.ma.is_masked(x):
+        raise DataError(
+            f"input {port.name!r} expected a value everywhere; found some under a mask",
+            mend="Fill them, as x.filled(0) does.",
+        )
     try:
         array = np.asarray(x)
     except ValueError as error:  # rows of different lengths
@@ -375,6 +381,11 @@ def check_array(port: Port, x: Any) -> Array:
         raise DataError(
             f"input {port.name!r} expected {port.dtype}; found {array.dtype}",
             mend=f"Use array.astype({str(port.dtype)!r}).",
+        )
+    if (wrong := beyond(port.dtype, array)).any():
+        raise DataError(
+            f"input {port.name!r} expected integers that {port.dtype} holds; found {array[wrong].flat[0]}",
+            mend="Repair them: as they are, they would be read as others.",
         )
     return np.asarray(array, port.dtype, order="C")
 

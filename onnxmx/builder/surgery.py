@@ -25,6 +25,7 @@ from onnxmx.builder.foreign import check
 from onnxmx.builder.graft import free, graft, value_names
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.layers.base import Layer
+from onnxmx.builder.literals import beyond
 from onnxmx.builder.metadata import CHECKPOINT, TRAINABLE
 from onnxmx.builder.resize import infer_anew, with_sizes
 from onnxmx.builder.source import user_line
@@ -223,7 +224,7 @@ class Surgery:
             port, array = ports[name], np.asarray(given)
             dtype = array.dtype if port.dtype is None else port.dtype.numpy()
             fits = port.shape is None or agree(dims(port.shape), array.shape)
-            if not fits or not np.can_cast(array.dtype, dtype, "same_kind"):
+            if not fits or not np.can_cast(array.dtype, dtype, "same_kind") or beyond(dtype, array).any():
                 raise UsageError(
                     f"input {name!r} expected {describe(port)}; found {array.dtype} {show_shape(array.shape)}",
                     at=user_line(),

@@ -11,12 +11,14 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.arguments import checked_arguments
+from onnxmx.builder.literals import beyond
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import open_session, run_errors, runtime
 from onnxmx.builder.values import Dim, agree
 from onnxmx.errors import DataError, SampleError, UsageError
 from onnxmx.trainer import losses
 from onnxmx.trainer.data import Dataset, Loader
+from onnxmx.trainer.data.arrays import first_bad
 from onnxmx.trainer.data.others import instead_of_dataset
 from onnxmx.trainer.losses import Loss, LossLike, Spec
 from onnxmx.trainer.losses.base import Values
@@ -201,11 +203,21 @@ def specs_of(labels: Mapping[str, Array]) -> dict[str, Spec]:
 
 def _typed(data: Dataset, name: str, dtype: np.dtype[Any]) -> Dataset:
     """`data` that gives the input `name` as it is, in the model's own element type: token numbers, masks."""
-    found = data.inputs[name].dtype
+    array = data.inputs[name]
+    found = array.dtype
     if not np.can_cast(found, dtype, "same_kind"):
         raise DataError(
             f"the model's input {name!r} expected {dtype}; found {found} in {data.name}",
             mend=f"Give an array that holds {dtype}, or build the model with another input type.",
+        )
+    if (wrong := beyond(dtype, array)).any():
+        sample, value = first_bad(array, wrong)
+        of, row = data.read_from(sample)
+        raise SampleError(
+            f"the model's input {name!r} expected integers that {dtype} holds; found {value}",
+            row,
+            of=of,
+            mend="Repair them: as they are, they would be read as others.",
         )
     return data.typed({name: dtype.name})
 

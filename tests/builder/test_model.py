@@ -160,6 +160,7 @@ X = np.zeros((2, 1, 8, 8), np.float32)
         ((X[..., :7],), {}, r"expected shape \(batch, 1, 8, 8\); found \(2, 1, 8, 7\)"),
         ((X.astype(complex),), {}, "expected float32; found complex128"),
         ((np.full(X.shape, "a"),), {}, "expected float32; found <U1"),
+        ((np.ma.masked_equal(X, 0),), {}, "expected a value everywhere; found some under a mask"),
         (([[1], [1, 2]],), {}, "expected an array; found list"),
     ],
 )

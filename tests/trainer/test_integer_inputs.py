@@ -7,7 +7,7 @@ import pytest
 
 import onnxmx as mx
 from onnxmx import layers as L
-from onnxmx.errors import DataError
+from onnxmx.errors import DataError, SampleError, UsageError
 from onnxmx.trainer.data import Dataset
 
 
@@ -50,3 +50,24 @@ def test_floats_are_no_tokens() -> None:
     data = Dataset.from_arrays({"tokens": np.zeros((8, 5), np.float32)}, np.zeros(8, np.int64))
     with pytest.raises(DataError, match="input 'tokens' expected int64; found float32 in arrays"):
         mx.fit(classifier(L.LSTM(4, return_sequences=False)), data, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "value"),
+    [("int32", "int64", 2**32 + 1), ("int32", "int64", -(2**40)), ("int64", ">u8", 2**64 - 1), ("int32", "u4", 2**31)],
+)
+def test_integers_that_the_models_type_does_not_hold(model: str, kind: str, value: int) -> None:
+    """They would wrap around: 2^32 + 1 would be read as 1."""
+    net = L.Sequential(L.Embedding(8, 4), L.Flatten(), L.Dense(2)).build(tokens=mx.Input(("batch", 5), model))
+    tokens = np.ones((8, 5), kind)
+    data = Dataset.from_arrays({"tokens": tokens}, np.zeros(8, np.int64))
+    assert mx.fit(net, data, progress=False).history
+    tokens[6, 2] = value
+    said = f"'tokens' expected integers that {model} holds; found {value}"
+    for run in (lambda: mx.fit(net, data, progress=False), lambda: mx.evaluate(net, data)):
+        with pytest.raises(SampleError, match=rf"the model's input {said} in sample 6 of dataset 'arrays'"):
+            run()
+    with pytest.raises(DataError, match=f"^input {said}\n"):
+        net(tokens)
+    with pytest.raises(UsageError, match="input 'tokens' expected"):
+        net.fix(tokens=tokens)
