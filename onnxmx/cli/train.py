@@ -66,6 +66,13 @@ onnxmx train --resume runs/first --time-budget 3600"""
     "another.",
 )
 @option(
+    "--regularize",
+    field="regularize",
+    multiple=True,
+    choices_in="onnxmx.trainer.regularizers:REGULARIZERS",
+    help="What bounds the weights, such as l2:strength=1e-4; again for another.",
+)
+@option(
     "--average", field="average", choices_in="onnxmx.trainer.averages:AVERAGES", help="What to keep of the weights."
 )
 @option("--mix", field="mix", choices_in="onnxmx.trainer.mixing:MIXES", help="How to mix the samples of a batch.")
@@ -114,6 +121,7 @@ def train(
     resume: str | None,
     settings: tuple[str, ...],
     clip: tuple[str, ...],
+    regularize: tuple[str, ...],
     logs: tuple[str, ...],
     measure: tuple[str, ...],
     find_lr: str | None,
@@ -138,7 +146,8 @@ def train(
     from onnxmx.trainer.tables import parse_setting
 
     started = time.perf_counter()
-    options |= {"logs": list(logs) or None, "measure": list(measure) or None, "clip": _clips(clip)}
+    options |= {"logs": list(logs) or None, "measure": list(measure) or None}
+    options |= {"clip": _clips(clip), "regularize": list(regularize) or None}
     if resume is not None:
         _alone(model=model, out=out, overwrite=overwrite, find_lr=find_lr, find_batch_size=find_batch_size)
         folder = Path(resume)

@@ -51,7 +51,8 @@ class TrainConfig:
     that which goes with the loss.
     log_every, patience, min_delta, keep_best, time_budget_s, profile, fast_dev_run, overfit_one_batch: as in `fit`.
     logs: csv, tensorboard, curves, or several in a list; by default curves, where matplotlib is installed.
-    gan: of a GAN, a table of k, smoothing, penalty and samples, as in `fit_gan`.
+    gan: of a GAN, a table of k, smoothing, penalty, samples and discriminator_optimizer, as in `fit_gan`: the
+    latter an optimizer, or a table of what it has otherwise than `optimizer`, with the same schedule at its own rate.
     teacher: a table of model (a file), temperature, alpha, features and feature_weight, as in `mx.Teacher`.
     out: the run's folder.
     """
@@ -94,9 +95,12 @@ class TrainConfig:
 
     def make_optimizer(self) -> Optimizer:
         """The optimizer with its schedule. Raises UsageError for unknown names and rates out of range."""
-        table = _with_twin("optimizer", as_table("optimizer", self.optimizer, "adam"), "lr", self.lr)
-        groups = [_group(k, found) for k, found in enumerate(listed(table.pop("groups", [])))]
-        plain: Optimizer = make("optimizer", table, OPTIMIZERS)
+        return self._optimizer("optimizer", self.optimizer, self.lr)
+
+    def _optimizer(self, what: str, found: Any, lr: float | None = None) -> Optimizer:
+        table = _with_twin(what, as_table(what, found, "adam"), "lr", lr)
+        groups = [_group(f"{what}.groups.{k}", group) for k, group in enumerate(listed(table.pop("groups", [])))]
+        plain: Optimizer = make(what, table, OPTIMIZERS, "optimizer")
         assert isinstance(plain.lr, (int, float))  # the default of an optimizer is a number
         return dataclasses.replace(plain, lr=self._schedule(plain.lr), groups=tuple(groups))
 
@@ -134,10 +138,17 @@ class TrainConfig:
         made: Average | None = None if self.average is None else make("average", self.average, AVERAGES)
         return made
 
-    def make_update(self, *, average: bool = True) -> Update:
+    def make_update(self) -> Update:
         """All that changes the parameters. Raises UsageError for unknown names, options, and values out of range."""
-        kept = self.make_average() if average else None
-        return Update.of(self.make_optimizer(), self.make_clip(), self.make_regularizers(), kept)
+        return Update.of(self.make_optimizer(), self.make_clip(), self.make_regularizers(), self.make_average())
+
+    def make_updates(self) -> tuple[Update, Update]:
+        """Those of a GAN's generator and discriminator: what is averaged are the weights of the first."""
+        generator, own = self.make_update(), (self.gan or {}).get("discriminator_optimizer")
+        if isinstance(own, dict) and "name" not in own:  # what it has otherwise than the generator's
+            own = _with_twin("optimizer", as_table("optimizer", self.optimizer, "adam"), "lr", self.lr) | own
+        found = generator.optimizer if own is None else self._optimizer("gan.discriminator_optimizer", own)
+        return generator, dataclasses.replace(generator, optimizer=found, average=None)
 
     def make_plan(self) -> Plan:
         """How the run goes."""
@@ -186,7 +197,10 @@ class TrainConfig:
                 value = getattr(self, name, None)
                 if name in defaults and value != defaults[name] and (name, value) != ("tune", "off"):
                     raise UsageError(f"a GAN expected {name} to be left out; found {value!r}", mend=why)
-            table = {k: v for k, v in self.gan.items() if k != "samples"}
+            keys = [*(f.name for f in dataclasses.fields(Game) if f.name != "loss"), *_BESIDE_THE_GAME]
+            if strange := [key for key in self.gan if key not in keys]:
+                raise unknown_key("the table gan", strange[0], dict.fromkeys(keys))
+            table = {k: v for k, v in self.gan.items() if k not in _BESIDE_THE_GAME}
             made = make("gan", {"name": "gan", **table}, {"gan": Game}, loss=self.loss)
         return made
 
@@ -207,7 +221,7 @@ class TrainConfig:
             )
         self.make_game()
         _ = self.samples
-        self.make_update()
+        self.make_updates()
         self.make_plan()
 
     def save(self, path: Path) -> None:
@@ -272,6 +286,8 @@ _GAN: dict[str, Any] = {
 }
 DEFAULTS = {"mlp_gan": _GAN, "dcgan": _GAN}
 """By model, other values than those of all models."""
+_BESIDE_THE_GAME = ("samples", "discriminator_optimizer")
+"""What the table `gan` holds besides the rules."""
 _SHORTHANDS = {"clip": "global_norm"}
 _COMMANDS = frozenset({"resume", "overwrite", "find_lr", "find_batch_size"})
 """Options of `onnxmx train` that are no settings, and so no keys."""
@@ -307,8 +323,7 @@ def _make_schedule(what: str, table: Table, rate: float) -> Schedule:
     return made.warmed_up(**options)
 
 
-def _group(k: int, found: Any) -> Group:
-    what = f"optimizer.groups.{k}"
+def _group(what: str, found: Any) -> Group:
     if not isinstance(found, dict):
         raise UsageError(f"{what} expected a table; found {found!r}", mend='Such as {match = "*.bias", decay = 0.0}.')
     made: Group = make(what, {"name": "group", **found}, {"group": Group})

@@ -115,7 +115,7 @@ def _values(kind: str, text: str, options: str) -> dict[str, Any]:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UsageError(
             f"{kind} expected a name and options, as in huber:delta=0.5,weight=2; found {text[:80]!r}",
-            mend="Options follow a colon, with commas between them; a list is written [1,2].",
+            mend="Options follow a colon, with commas between them; a list is written [1,2], a pattern '*.bias'.",
         ) from error
 
 

@@ -175,7 +175,7 @@ def _start(
 
 def _rules(config: TrainConfig) -> tuple[Game, int, tuple[Update, Update]]:
     """Of a GAN: the rules, samples in a picture, and the updates of generator and discriminator."""
-    return config.make_game() or Game(), config.samples, (config.make_update(), config.make_update(average=False))
+    return config.make_game() or Game(), config.samples, config.make_updates()
 
 
 def resolve_model(name: str, data: Dataset | None = None, seed: int = 0) -> Model:

@@ -66,6 +66,16 @@ def test_clippings(folder: Path, capsys: pytest.CaptureFixture[str], given: list
     assert tomllib.loads((folder / "run" / "config.toml").read_text())["clip"] == kept
 
 
+@pytest.mark.parametrize("given", [["max_norm:strength=2"], ["l1:strength=1e-4,match='*.weight'", "l2:strength=1e-3"]])
+def test_regularizers(folder: Path, capsys: pytest.CaptureFixture[str], given: list[str]) -> None:
+    words = [word for text in given for word in ("--regularize", text)]
+    done = here(capsys, "train", "mlp", "--data", "digits", "--epochs", 1, "--batch-size", 512, "-o", "run", *words)
+    assert done.code == 0, done.err
+    assert tomllib.loads((folder / "run" / "config.toml").read_text())["regularize"] == given
+    done = here(capsys, "train", "mlp", "--data", "digits", "--regularize", "l1:strength=1e-4,match=*.weight")
+    assert "a pattern '*.bias'" in done.err
+
+
 def test_finders(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     done = here(capsys, *LENET, "--find-batch-size", "--format", "json")
     assert done.code == 0, done.err

@@ -223,8 +223,9 @@ def test_what_a_gan_s_name_brings(tmp_path: Path) -> None:
         assert (config.epochs, config.loss, config.schedule, config.clip) == (2, "non_saturating_gan", "constant", 0.0)
         assert config.make_optimizer() == Adam(Constant(2e-4), beta1=0.5)
         assert config.samples == inspect.signature(mx.fit_gan).parameters["samples"].default
-        assert config.make_update().average == mx.EMA()
-        assert config.make_update(average=False).average is None
+        generator, discriminator = config.make_updates()
+        assert (generator.average, discriminator.average) == (mx.EMA(), None)
+        assert generator.optimizer == discriminator.optimizer
     for config in (
         TrainConfig.load(tmp_path / "c.toml", {"optimizer.lr": 1e-3}),
         TrainConfig.of_settings({"model": "dcgan", "data": "digits", "optimizer.lr": 1e-3}),
@@ -233,6 +234,24 @@ def test_what_a_gan_s_name_brings(tmp_path: Path) -> None:
     config = dataclasses.replace(config, loss="wasserstein_gan", gan={"k": 5, "samples": 9})
     assert config.make_game() == mx.gan.Game("wasserstein_gan", k=5)
     assert TrainConfig("mlp", "digits").make_game() is None
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({"lr": 4e-4}, Adam(Constant(4e-4), beta1=0.5)),  # what it has otherwise than the generator's
+        ("adam:lr=4e-4", Adam(Constant(4e-4))),
+        (
+            {"name": "sgd", "groups": [{"match": "*.bias", "lr": 2.0}]},
+            mx.SGD(Constant(0.01), groups=(mx.Group("*.bias", lr=2.0),)),
+        ),
+    ],
+)
+def test_an_optimizer_of_the_discriminator_s_own(own: Any, expected: Any) -> None:
+    settings = {"model": "mlp_gan", "data": "digits", "gan.discriminator_optimizer": own, "clip": 2.0}
+    generator, discriminator = TrainConfig.of_settings(settings).make_updates()
+    assert generator.optimizer == Adam(Constant(2e-4), beta1=0.5)
+    assert discriminator == dataclasses.replace(generator, optimizer=expected)
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["by hand", "of a run"])

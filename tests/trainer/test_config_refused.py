@@ -117,11 +117,24 @@ def test_values_out_of_range(values: dict[str, Any], text: str) -> None:
         (config.make_update(), config.make_plan())
 
 
+_GAN: dict[str, Any] = {"loss": "wasserstein_gan"}
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
         ({"gan": {"samples": -1}, "loss": "wasserstein_gan"}, "gan.samples expected a number of at least 0; found -1"),
         ({"gan": {"k": 0}, "loss": "wasserstein_gan"}, "k expected a number of steps"),
+        (_GAN | {"gan": {"sample": 2}}, "the table gan has an unknown key 'sample'\n  Did you mean 'samples'"),
+        (_GAN | {"gan": {"discriminator_optimizer": "adamm"}}, "no optimizer named 'adamm'"),
+        (
+            _GAN | {"gan": {"discriminator_optimizer": {"beta": 1}}},
+            "gan.discriminator_optimizer 'adam' has an unknown key 'beta'",
+        ),
+        (
+            _GAN | {"gan": {"discriminator_optimizer": 3}},
+            "gan.discriminator_optimizer expected a name or a table with one; found 3",
+        ),
         ({"model": "mlp", "gan": {}}, "the table gan expected a model that is one; found 'mlp'\n  Leave gan out"),
         ({"epochs": 0}, "epochs expected"),
         ({"lr": -1.0}, "lr expected"),
