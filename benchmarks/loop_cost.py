@@ -1,9 +1,8 @@
 """What the training loop costs over bare calls of its step, on mlp at batch 64.
 
 In a run of `mx.fit`, a callback has the same engine take fifty steps by hand after every fifty of the loop, on batches
-made beforehand: both have the same state, the same memory and the same moment of the machine. The first ten of either
-are not counted, nor is an epoch's end; the line of metrics.jsonl that is due after fifty steps is. benchmarks/steps.py
-runs it.
+made beforehand: both have the same state, the same memory and the same moment of the machine. The loop's fifty include
+the line of metrics.jsonl that is due after them, and not an epoch's end. benchmarks/steps.py runs it.
 """
 
 from __future__ import annotations
@@ -19,39 +18,39 @@ import numpy as np
 import onnxmx as mx
 from onnxmx.trainer.loop import Loop
 
-BATCH, STEPS, TURN, WARM = 64, 300, 50, 10
+BATCH, STEPS, TURN = 64, 300, 50
 
 
 class InTurns(mx.Callback):
-    """Notes milliseconds a step: of each turn of the loop in `loop`, of the bare steps after it in `bare`."""
+    """Notes milliseconds a step of each turn, in `bare` and `loop`.
+
+    costs: of each turn of the loop its time over the mean of the bare ones before and after it, less one.
+    """
 
     def __init__(self, batches: list[dict[str, Any]]) -> None:
-        self.batches, self.loop, self.bare = batches, list[float](), list[float]()
+        self.batches, self.bare, self.loop, self.costs = batches, list[float](), list[float](), list[float]()
 
-    def step(self, loop: Loop, measured: Mapping[str, float]) -> None:
-        place = loop.position.batch % TURN
-        if place == WARM:
-            self.begun = time.perf_counter()
-        elif place == 0:
-            self.loop.append((time.perf_counter() - self.begun) * 1e3 / (TURN - WARM))
-            self.bare.append(self.by_hand(loop.trainer.engine, loop.position.batch - TURN))
+    def log(self, loop: Loop, line: Mapping[str, Any]) -> None:
+        now = time.perf_counter()
+        if "batch" not in line:  # that of an epoch
+            return
+        first = loop.position.batch - TURN
+        ran = (now - self.begun) * 1e3 / TURN if first else None
+        self.bare.append(self.by_hand(loop.trainer.engine, self.batches[first : first + TURN]))
+        if ran:
+            self.loop.append(ran)
+            self.costs.append(2 * ran / sum(self.bare[-2:]) - 1)
+        self.begun = time.perf_counter()
 
-    def by_hand(self, engine: Any, first: int) -> float:
-        for batch in self.batches[first : first + WARM]:
-            engine.step(batch)
+    def by_hand(self, engine: Any, batches: list[dict[str, Any]]) -> float:
         start = time.perf_counter()
-        for batch in self.batches[first + WARM : first + TURN]:
+        for batch in batches:
             engine.step(batch)
-        return (time.perf_counter() - start) * 1e3 / (TURN - WARM)
-
-    def costs(self) -> list[float]:
-        """Of each turn but the first: its time over the mean of the bare steps before and after it, less one."""
-        around = zip(self.bare, self.bare[1:], strict=False)
-        return [2 * loop / (before + after) - 1 for loop, (before, after) in zip(self.loop[1:], around, strict=True)]
+        return (time.perf_counter() - start) * 1e3 / TURN
 
 
 def measure(threads: int, epochs: int) -> dict[str, Any]:
-    """Medians of milliseconds a step, `bare` and `loop`, and of `cost` over all turns, six an epoch.
+    """Medians of milliseconds a step, `bare` and `loop`, and of `cost` over all turns, five an epoch.
 
     Between `half` lies half of the turns.
     """
@@ -70,9 +69,10 @@ def measure(threads: int, epochs: int) -> dict[str, Any]:
             clip=mx.clip_global_norm(1.0),
             threads=threads,
             callbacks=[turns],
+            log_every=TURN,
             progress=False,
         )
-    low, cost, high = statistics.quantiles(turns.costs())
+    low, cost, high = statistics.quantiles(turns.costs)
     return {
         "bare": statistics.median(turns.bare),
         "loop": statistics.median(turns.loop),

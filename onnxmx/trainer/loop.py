@@ -24,12 +24,11 @@ from onnxmx.files import write_atomic
 from onnxmx.trainer import callbacks as moments
 from onnxmx.trainer.data import Dataset, Loader
 from onnxmx.trainer.offender import find_offender
-from onnxmx.trainer.packed import Packed
 from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.progress import Reporter
 from onnxmx.trainer.qat import deployed
 from onnxmx.trainer.run_directory import Log, Position, RunDirectory
-from onnxmx.trainer.timing import Timing
+from onnxmx.trainer.tally import LIMIT, Tally
 from onnxmx.trainer.trainer import Trainer
 
 Array = np.ndarray[Any, Any]
@@ -78,7 +77,6 @@ class Loop:
     ) -> None:
         self.trainer, self.plan, self.identity = trainer, plan, identity
         self.position = Position()
-        self.timing = Timing()
         self.data, self._validation, self._files, self._reporter = data, validation, folder, reporter
         self._loader = Loader(data, plan.batch_size, plan.seed)
         for size in {min(plan.batch_size, len(data)), len(data) % plan.batch_size} - {0}:
@@ -87,8 +85,7 @@ class Loop:
         if validation:
             trainer.prepare_evaluation(validation)
         self._figures, self.criterion = trainer.figures(data, validation is not None)
-        self._totals = Packed({name: array.shape for name, array in trainer.engine.sums.items()})
-        self._norms = 0.0
+        self._tally = Tally(trainer.engine.sums, plan.batch_size, len(data))
         self._measured: dict[str, float] = {}
         self._best: Model | None = None
         self._log: Log | None = None
@@ -119,12 +116,12 @@ class Loop:
     def run(self, position: Position) -> Run:
         """Go on from `position` to the end."""
         self.position = position
-        for name, total in self._totals.items():
-            total[...] = position.sums.get(name, 0.0)
-        self._norms = float(position.sums.get("grad_norm", 0.0))
+        self._tally.restore(position.sums, position.batch)
         moments.restore(self._callbacks, position.callbacks)
-        self._reporter.begin(len(self._loader) * self.plan.epochs, self.steps)
-        self._saved = self._begun = time.perf_counter()
+        self._reporter.begin(len(self._loader) * self.plan.epochs, self.steps, self._samples)
+        self._saved = self._told = time.perf_counter()
+        budget = self.plan.time_budget_s
+        self._deadline = math.inf if budget is None else self._saved + budget
         try:
             if self._files:
                 self._log = Log(self._files.log)
@@ -144,65 +141,72 @@ class Loop:
                 mend=f"Go on from there with: {self._files.resumption}",
             ) from None
         finally:
-            self._reporter.end()
+            self._reporter.end(self.steps)
             if self._log:
                 self._log.close()
             for callback in self._callbacks:
                 callback.end(self)
         return self._paused() if self._stop and not position.ended else self._ended()
 
-    def _epoch(self, interrupted: threading.Event) -> None:
+    def _epoch(self, interrupted: list[int]) -> None:
         """Every line in here costs what it takes with cold caches: a step has just filled them."""
-        position, plan, samples = self.position, self.plan, len(self.data)
-        step, sums, totals = self.trainer.engine.step, self.trainer.engine.sums.flat, self._totals.flat
-        clock, timed, report = time.perf_counter, self.timing.step, self._reporter.step
-        epoch = f"{position.epoch + 1}/{plan.epochs}"
-        deadline = self._begun + plan.time_budget_s if plan.time_budget_s is not None else math.inf
+        position, plan, at_step = self.position, self.plan, self._at_step
+        step, clock, isfinite = self.trainer.engine.step, time.perf_counter, math.isfinite
         draw = self._loader.numbers if self._held else self._loader.epoch
         with closing(draw(position.epoch, position.batch)) as batches:  # type: ignore[type-var]
-            self.timing.begin()
+            noted, note, note_sums, sums = self._tally.begin()
+            due = self._next_due()
             for index, batch in batches:
                 begun = clock()
                 self._measured = measured = step(batch)
                 now = clock()
-                size = min(plan.batch_size, samples - index * plan.batch_size)
-                timed(begun, now, size)
                 norm = measured["grad_norm"]
-                if not math.isfinite(measured["loss"] + norm):
+                if not isfinite(measured["loss"] + norm):
                     raise self._diverged(index)
-                totals += sums
-                self._norms += norm * size
-                position.samples += size
-                position.batch = index + 1
-                report(epoch, size, self._so_far)
-                if position.batch % plan.log_every == 0:
-                    self._write_log({"epoch": position.epoch + 1, "batch": position.batch, **measured})
-                for listen in self._at_step:
+                note((begun, now, norm))
+                note_sums(sums)
+                position.batch = done = index + 1
+                if len(noted) >= LIMIT:
+                    self._tally.add()
+                if done % plan.log_every == 0:
+                    self._write_log({"epoch": position.epoch + 1, "batch": done, **measured})
+                for listen in at_step:
                     listen(self, measured)
-                if interrupted.is_set() and self._files:
+                if now >= due:
+                    due = self._attend(now)
+                if interrupted and self._files:
                     self._checkpoint()
                     raise StoppedError(
-                        f"stopped after batch {position.batch} of epoch {epoch}; the run is saved",
+                        f"stopped after batch {done} of epoch {self._epoch_shown}; the run is saved",
                         mend=f"Go on with: {self._files.resumption}",
                     )
-                if now >= deadline:
-                    self.stop(f"the time budget of {plan.time_budget_s:g} s is used up")
                 if self._stop:
                     self._checkpoint()
                     return
-                if now - self._saved >= plan.checkpoint_s:
-                    self._checkpoint()
+
+    def _attend(self, now: float) -> float:
+        """What goes by the clock: a word to the person, the end of the time budget, a checkpoint. Returns when next."""
+        if now >= self._told + self._reporter.every_s:
+            self._told = now
+            measures = self._measures(lr=self._measured["lr"])
+            self._reporter.step(self._epoch_shown, self.steps, self._samples, measures)
+        if now >= self._deadline:
+            self.stop(f"the time budget of {self.plan.time_budget_s:g} s is used up")
+        elif now >= self._saved + self.plan.checkpoint_s:
+            self._checkpoint()
+        return self._next_due()
+
+    def _next_due(self) -> float:
+        return min(self._told + self._reporter.every_s, self._saved + self.plan.checkpoint_s, self._deadline)
 
     def _end_epoch(self) -> None:
         position = self.position
         measures = self._validated()
+        self._reporter.epoch(self._epoch_shown, {k: v for k, v in measures.items() if k != "epoch"})
         position.epoch += 1
-        position.batch, position.samples = 0, 0
-        self._totals.flat[:] = self._norms = 0.0
+        position.batch = 0
+        self._tally.restore({}, 0)
         position.history.append(measures)
-        self._reporter.epoch(
-            f"{position.epoch}/{self.plan.epochs}", {k: v for k, v in measures.items() if k != "epoch"}
-        )
         self._write_log(measures)
         if better := self._is_best(measures):
             position.best = measures
@@ -229,12 +233,12 @@ class Loop:
         position = self.position
         best = best or position.best or {}
         stopped, paused = position.ended or self._stop, bool(self._stop and not position.ended)
-        return Run(model, last, best, position.history, stopped, paused, self.timing.summary())
+        return Run(model, last, best, position.history, stopped, paused, self._tally.timing())
 
     def _paused(self) -> Run:
         """Stopped in the middle of an epoch. The best model stays that of a whole one, where there is one."""
         best = self.position.best
-        measures = self._validated() if best is None and self.position.samples else best
+        measures = self._validated() if best is None and self.position.batch else best
         self._keep(best=best is None)
         return self._ended(measures)
 
@@ -255,11 +259,18 @@ class Loop:
 
     def _measures(self, **others: float) -> Measures:
         """Loss and metrics of the epoch so far, the mean of the gradient's norm, and others."""
-        return {**self._figures(self._totals), "grad_norm": self._norms / self.position.samples, **others}
+        self._tally.add()
+        norm = self._tally.norms / self._tally.samples
+        return {**self._figures(self._tally.sums), "grad_norm": norm, **others}
 
-    def _so_far(self) -> Measures:
-        """Those that a person sees during an epoch."""
-        return self._measures(lr=self._measured["lr"])
+    @property
+    def _epoch_shown(self) -> str:
+        return f"{self.position.epoch + 1}/{self.plan.epochs}"
+
+    @property
+    def _samples(self) -> int:
+        """Samples trained on, of every epoch so far."""
+        return self.position.epoch * len(self.data) + self._tally.samples
 
     def current(self) -> Model:
         """The model as it is now, with what it was made from in its metadata."""
@@ -271,8 +282,7 @@ class Loop:
 
     def _checkpoint(self) -> None:
         if self._files:
-            sums = {name: total.tolist() for name, total in self._totals.items()}
-            self.position.sums = {**sums, "grad_norm": self._norms} if self.position.batch else {}
+            self.position.sums = self._tally.state() if self.position.batch else {}
             self.position.log_bytes = self._log.tell() if self._log else 0
             self.position.callbacks = moments.states_of(self._callbacks)
             self._files.save_checkpoint(self.trainer.engine.state(), self.position, self.identity)
@@ -310,20 +320,23 @@ _SHOWN = 64
 
 
 @contextmanager
-def _interrupts(graceful: bool) -> Iterator[threading.Event]:
-    """Set the event at the first Ctrl-C, so that the loop stops between two steps; a second one stops at once."""
-    event = threading.Event()
+def _interrupts(graceful: bool) -> Iterator[list[int]]:
+    """A list that is no longer empty after the first Ctrl-C: the loop stops between two steps; a second stops at once.
+
+    A list, for the loop asks after each step whether it is empty.
+    """
+    caught: list[int] = []
     if not graceful or threading.current_thread() is not threading.main_thread():
-        yield event
+        yield caught
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        event.set()
+        caught.append(number)
         signal.signal(signal.SIGINT, former)
 
     former = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, note)
     try:
-        yield event
+        yield caught
     finally:
         signal.signal(signal.SIGINT, former)

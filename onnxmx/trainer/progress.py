@@ -8,31 +8,39 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-Measures = Callable[[], Mapping[str, Any]]
+Measures = Mapping[str, Any]
 
 
 class Reporter(Protocol):
-    """Told of a run as it goes. `measures` are those of the epoch so far, made when asked for; `lr` is among them."""
+    """Told of a run as it goes: of a step every `every_s` seconds, and of each epoch.
 
-    def begin(self, steps: int, done: int) -> None: ...
-    def step(self, epoch: str, samples: int, measures: Measures) -> None: ...
-    def epoch(self, epoch: str, measures: Mapping[str, Any]) -> None: ...
-    def end(self) -> None: ...
+    epoch: `2/10`.   steps: of the whole run.   done, samples: steps and samples so far, those before a resumption among
+    them.   measures: of the epoch so far; in `step` the learning rate is among them, as `lr`.
+    """
+
+    every_s: float
+
+    def begin(self, steps: int, done: int, samples: int) -> None: ...
+    def step(self, epoch: str, done: int, samples: int, measures: Measures) -> None: ...
+    def epoch(self, epoch: str, measures: Measures) -> None: ...
+    def end(self, done: int) -> None: ...
 
 
 class Silent:
     """Says nothing."""
 
-    def begin(self, steps: int, done: int) -> None:
+    every_s = math.inf
+
+    def begin(self, steps: int, done: int, samples: int) -> None:
         pass
 
-    def step(self, epoch: str, samples: int, measures: Measures) -> None:
+    def step(self, epoch: str, done: int, samples: int, measures: Measures) -> None:
         pass
 
-    def epoch(self, epoch: str, measures: Mapping[str, Any]) -> None:
+    def epoch(self, epoch: str, measures: Measures) -> None:
         pass
 
-    def end(self) -> None:
+    def end(self, done: int) -> None:
         pass
 
 
@@ -40,30 +48,26 @@ class Lines:
     """A line every `every_s` seconds, and one an epoch."""
 
     def __init__(self, every_s: float = 5.0) -> None:
-        self._every_s = every_s
+        self.every_s = every_s
 
-    def begin(self, steps: int, done: int) -> None:
-        self._pace = _Pace(steps, done)
-        self._said = time.monotonic()
+    def begin(self, steps: int, done: int, samples: int) -> None:
+        self._pace = _Pace(steps, done, samples)
 
-    def step(self, epoch: str, samples: int, measures: Measures) -> None:
-        self._pace.count(samples)
-        if time.monotonic() - self._said >= self._every_s:
-            self._said = time.monotonic()
-            print(
-                f"epoch {epoch}  step {self._pace.done}/{self._pace.steps}  {show(measures())}  {self._pace}",
-                file=sys.stderr,
-            )
+    def step(self, epoch: str, done: int, samples: int, measures: Measures) -> None:
+        pace = self._pace.show(done, samples)
+        print(f"epoch {epoch}  step {done}/{self._pace.steps}  {show(measures)}  {pace}", file=sys.stderr)
 
-    def epoch(self, epoch: str, measures: Mapping[str, Any]) -> None:
+    def epoch(self, epoch: str, measures: Measures) -> None:
         print(f"epoch {epoch}  {show(measures)}", file=sys.stderr, flush=True)
 
-    def end(self) -> None:
+    def end(self, done: int) -> None:
         pass
 
 
 class Bar:
     """A rich progress bar."""
+
+    every_s = 0.1  # a step may take far less than a redraw
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -76,29 +80,22 @@ class Bar:
             TextColumn("{task.fields[text]}", markup=False),
         )
         self._progress = Progress(*columns, console=console, refresh_per_second=8)
-        self._drawn = 0.0
 
-    def begin(self, steps: int, done: int) -> None:
-        self._pace = _Pace(steps, done)
+    def begin(self, steps: int, done: int, samples: int) -> None:
+        self._pace = _Pace(steps, done, samples)
         self._task: Any = self._progress.add_task("", total=steps, completed=done, epoch="", text="")
         self._progress.start()
 
-    def step(self, epoch: str, samples: int, measures: Measures) -> None:
-        self._pace.count(samples)
-        now = time.monotonic()
-        if now - self._drawn >= 0.1:  # a step may take far less than a redraw
-            self._drawn = now
-            shown = {
-                name: value for name, value in measures().items() if name != "grad_norm"
-            }  # 80 columns hold no more
-            text = f"{show(shown, ' ')} {self._pace}"
-            self._progress.update(self._task, completed=self._pace.done, epoch=epoch, text=text)
+    def step(self, epoch: str, done: int, samples: int, measures: Measures) -> None:
+        shown = {name: value for name, value in measures.items() if name != "grad_norm"}  # 80 columns hold no more
+        text = f"{show(shown, ' ')} {self._pace.show(done, samples)}"
+        self._progress.update(self._task, completed=done, epoch=epoch, text=text)
 
-    def epoch(self, epoch: str, measures: Mapping[str, Any]) -> None:
+    def epoch(self, epoch: str, measures: Measures) -> None:
         self._progress.console.print(f"epoch {epoch}  {show(measures)}", highlight=False, markup=False)
 
-    def end(self) -> None:
-        self._progress.update(self._task, completed=self._pace.done)
+    def end(self, done: int) -> None:
+        self._progress.update(self._task, completed=done)
         self._progress.stop()
 
 
@@ -132,15 +129,10 @@ def show(measures: Mapping[str, Any], gap: str = "  ") -> str:
 class _Pace:
     """Samples a second and time left."""
 
-    def __init__(self, steps: int, done: int) -> None:
-        self.steps, self.done = steps, done
-        self._first, self._samples, self._start = done, 0, time.monotonic()
+    def __init__(self, steps: int, done: int, samples: int) -> None:
+        self.steps, self._first, self._samples, self._start = steps, done, samples, time.monotonic()
 
-    def count(self, samples: int) -> None:
-        self.done += 1
-        self._samples += samples
-
-    def __str__(self) -> str:
+    def show(self, done: int, samples: int) -> str:
         elapsed = max(time.monotonic() - self._start, 1e-9)
-        left = elapsed / max(self.done - self._first, 1) * (self.steps - self.done)
-        return f"{self._samples / elapsed:,.0f} samples/s  {int(left) // 60}:{int(left) % 60:02d} left"
+        left = int(elapsed / max(done - self._first, 1) * (self.steps - done))
+        return f"{(samples - self._samples) / elapsed:,.0f} samples/s  {left // 60}:{left % 60:02d} left"

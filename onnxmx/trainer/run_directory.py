@@ -35,7 +35,7 @@ _SAME = "Resume with the data and settings that the run was started with, or sta
 class Position:
     """Where a run stands: all that a checkpoint holds besides arrays.
 
-    epoch, batch: the next batch to train on.   sums, samples: of the measures of this epoch so far.
+    epoch, batch: the next batch to train on.   sums: of the measures of this epoch so far.
     best: the measures of the best epoch so far, with its number.   history: those of every epoch so far.
     log_bytes: the length of metrics.jsonl.
     ended: why the run ended before its last epoch.   callbacks: what they must know again.
@@ -44,7 +44,6 @@ class Position:
     epoch: int = 0
     batch: int = 0
     sums: dict[str, Any] = field(default_factory=dict)
-    samples: int = 0
     best: dict[str, Any] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     log_bytes: int = 0
@@ -213,7 +212,9 @@ class RunDirectory:
                 mend=install if another else f"Go on with it: {self.resumption}." if forgotten else _SAME,
             )
         try:
-            return arrays, Position(**header.get("position", {}))
+            position = dict(header.get("position", {}))
+            position.pop("samples", None)  # of former versions: they follow from the number of batches
+            return arrays, Position(**position)
         except TypeError as error:
             raise CheckpointError(f"{path} was written by another version of onnxmx: {error}", mend=mend) from error
 

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from array import array
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+Array = np.ndarray[Any, Any]
 _PERCENTILES = (50, 90, 99)
 
 
 class Timing:
-    """Notes what each step took and how long it waited for its batch: 16 bytes a step."""
+    """Keeps what each step took and how long it waited for its batch: 16 bytes a step."""
 
     def __init__(self) -> None:
-        self._steps, self._waits, self._samples = array("d"), array("d"), 0
-        self._last = perf_counter()
+        self._steps, self._waits, self._samples, self._last = array("d"), array("d"), 0, 0.0
 
-    def begin(self) -> float:
-        """From now on it waits for a batch. Returns now, as `perf_counter` tells it."""
-        self._last = perf_counter()
-        return self._last
+    def begin(self, now: float) -> None:
+        """From `now` on a batch is waited for, in seconds of any clock."""
+        self._last = now
 
-    def step(self, begun: float, ended: float, samples: int) -> None:
-        """The batch was there at `begun`, and its step was done at `ended`."""
-        self._waits.append(begun - self._last)
-        self._steps.append(ended - begun)
+    def add(self, begun: Array, ended: Array, samples: int) -> None:
+        """Some steps, one after another: their batches were there at `begun` (n,), and they were done at `ended`."""
+        self._waits.extend(begun - np.append(self._last, ended[:-1]))
+        self._steps.extend(ended - begun)
         self._samples += samples
-        self._last = ended
+        self._last = float(ended[-1])
 
     def summary(self) -> dict[str, Any]:
         """samples_per_s, and step_ms and data_ms with their percentiles; empty before the first step.
@@ -47,7 +45,7 @@ class Timing:
         }
 
 
-def _percentiles(seconds: np.ndarray[Any, Any]) -> dict[str, float]:
+def _percentiles(seconds: Array) -> dict[str, float]:
     found = np.percentile(seconds * 1e3, _PERCENTILES)
     return {f"p{p}": float(value) for p, value in zip(_PERCENTILES, found, strict=True)}
 

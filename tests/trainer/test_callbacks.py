@@ -17,7 +17,6 @@ from onnxmx.errors import CheckpointError, DataError, StoppedError, UsageError
 from onnxmx.trainer.callbacks import restore
 from onnxmx.trainer.data import Loader
 from onnxmx.trainer.loop import Loop, Run
-from onnxmx.trainer.timing import Timing
 from tests.trainer.nets import blob_net
 from tests.trainer.runs import QUICK, TEST, TRAIN, counter_run, state_of
 
@@ -295,16 +294,6 @@ def test_a_time_budget(tmp_path: Path) -> None:
     assert mx.evaluate(run.model, TEST, threads=1)["loss"] == run.best["validation_loss"]
     assert run.timing["steps"] == 1
     assert mx.resume(tmp_path / "r", TRAIN, validation=TEST, progress=False).stopped is None
-
-
-def test_what_steps_took_and_waited() -> None:
-    timing = Timing()
-    start = timing.begin()
-    for begun, ended, samples in ((1, 3, 10), (4, 7, 20), (7, 8, 30)):
-        timing.step(start + begun, start + ended, samples)
-    found = timing.summary()
-    assert (found["steps"], found["samples_per_s"]) == (3, pytest.approx(60 / 8))
-    assert (found["step_ms"]["p50"], found["data_ms"]["p50"]) == pytest.approx((2000, 1000))
 
 
 def test_timing() -> None:

@@ -11,18 +11,22 @@ from typing import Any
 
 import pytest
 
+import onnxmx as mx
+from onnxmx.trainer import launch
 from onnxmx.trainer.progress import Bar, Lines, Silent, default_reporter, show
+from tests.trainer.nets import blob_net
+from tests.trainer.runs import QUICK, TRAIN
 from tests.trainer.worker import Worker
 
 MEASURES = {"loss": 0.034512, "accuracy": 0.98831, "lr": 0.00012345}
 
 
 def drive(reporter: Any, steps: int = 4, done: int = 0) -> None:
-    reporter.begin(steps, done)
-    for _ in range(done, steps):
-        reporter.step("1/2", 16, lambda: MEASURES)
+    reporter.begin(steps, done, 16 * done)
+    for step in range(done, steps):
+        reporter.step("1/2", step + 1, 16 * (step + 1), MEASURES)
     reporter.epoch("1/2", {k: v for k, v in MEASURES.items() if k != "lr"})
-    reporter.end()
+    reporter.end(steps)
 
 
 def test_show() -> None:
@@ -35,7 +39,7 @@ def test_silence(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_lines(capfd: pytest.CaptureFixture[str]) -> None:
-    drive(Lines(every_s=0.0), done=2)
+    drive(Lines(), done=2)
     out, err = capfd.readouterr()
     assert out == ""
     first, second, last = err.splitlines()
@@ -46,9 +50,18 @@ def test_lines(capfd: pytest.CaptureFixture[str]) -> None:
     assert last == "epoch 1/2  loss 0.0345  accuracy 0.9883"
 
 
-def test_lines_are_few(capfd: pytest.CaptureFixture[str]) -> None:
-    drive(Lines(every_s=60.0), steps=50)
-    assert len(capfd.readouterr().err.splitlines()) == 1
+@pytest.mark.parametrize(("every_s", "lines"), [(0.0, 18), (60.0, 0)])
+def test_a_run_says_a_line_at_its_pace(
+    every_s: float, lines: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Three epochs of six steps; and one line for each epoch."""
+    monkeypatch.setattr(launch, "default_reporter", lambda: Lines(every_s))
+    mx.fit(blob_net(), TRAIN, **QUICK | {"progress": True})
+    said = capfd.readouterr().err.splitlines()
+    steps = [line for line in said if "  step " in line]
+    assert (len(steps), len(said)) == (lines, lines + 3)
+    for done, line in enumerate(steps, 1):
+        assert line.startswith(f"epoch {(done + 5) // 6}/3  step {done}/18  loss ")
 
 
 def test_where_nobody_is_looking_there_are_lines(capfd: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 import onnxmx as mx
 from onnxmx.errors import CheckpointError, UsageError
+from onnxmx.trainer import state
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.resumption import MAY_CHANGE, STAYS
 from onnxmx.trainer.run import resume_run, train
@@ -96,6 +97,18 @@ def test_fewer_epochs_are_refused(tmp_path: Path) -> None:
     fit(tmp_path / "r", epochs=2)
     with pytest.raises(CheckpointError, match=r"differs in epochs \(expected 2, found 1\)"):
         mx.resume(tmp_path / "r", TRAIN, epochs=1, **AGAIN)
+
+
+# --- another version
+def test_a_checkpoint_that_counts_its_samples_as_former_versions_did(tmp_path: Path) -> None:
+    fit(tmp_path / "r", time_budget_s=1e-6)
+    for path in (tmp_path / "r" / "checkpoints").iterdir():
+        arrays, header = state.load(path)
+        header["position"]["samples"] = 16
+        state.save(path, arrays, header)
+    found = mx.resume(tmp_path / "r", TRAIN, time_budget_s=600, **AGAIN)
+    assert same_weights(found.last, fit(None).last)
+    assert found.history == fit(None).history
 
 
 # --- another pace
