@@ -127,7 +127,8 @@ class Precision:
         """Let nothing follow on gradients that are not finite.
 
         norm: of all gradients together.   following: what follows on parts of the state in an update.
-        Returns the norm, 0 in a step that is skipped; what follows; and further outputs of the step by name.
+        Returns the norm, 0 in a step that is skipped, unless the scale cannot fall further: then nothing mends it;
+        what follows; and further outputs of the step by name.
         """
         if not self.mixed:
             return norm, following, {}
@@ -136,13 +137,15 @@ class Precision:
         kept["step"] = g.add(states["step"], 1)
         kept["skipped"] = g.add(states["skipped"], g.cast(g.op("Not", finite), ir.DataType.INT64))
         shown: dict[str, ir.Value] = {"skipped": kept["skipped"]}
+        known = finite
         if self.scale is not None:
+            known = g.op("Or", finite, g.op("LessOrEqual", states["loss_scale"], np.float32(_SMALLEST)))
             before = (states["loss_scale"], states["loss_scale_steps"])
             kept["loss_scale"], kept["loss_scale_steps"] = DynamicLossScale(
                 g, *before, finite, interval=_INTERVAL, smallest=_SMALLEST, largest=_LARGEST
             )
             shown["loss_scale"] = states["loss_scale"]
-        return g.where(finite, norm, np.float32(0)), kept, shown
+        return g.where(known, norm, np.float32(0)), kept, shown
 
 
 @function(outputs=("next_scale", "next_steps"))

@@ -17,7 +17,7 @@ from onnxmx.builder import layers as L
 from onnxmx.builder.graph import GraphBuilder
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import open_session
-from onnxmx.errors import OnnxmxError, UsageError
+from onnxmx.errors import DivergedError, OnnxmxError, UsageError
 from onnxmx.trainer.data import Dataset, digits
 from onnxmx.trainer.engine import OrtEngine
 from onnxmx.trainer.placement import fallbacks
@@ -289,7 +289,8 @@ def test_the_scale_halves_at_once_and_doubles_after_2000_steps(
         (3.0, 1024.0, 5, (3.0, 2.0, 0, 1024.0, 6)),
         (np.inf, 1024.0, 5, (0.0, 1.0, 1, 512.0, 0)),
         (np.nan, 1024.0, 5, (0.0, 1.0, 1, 512.0, 0)),
-        (np.inf, 1.0, 5, (0.0, 1.0, 1, 1.0, 0)),
+        (np.inf, 2.0, 5, (0.0, 1.0, 1, 1.0, 0)),
+        (np.inf, 1.0, 5, (np.inf, 1.0, 1, 1.0, 0)),  # no smaller scale would mend it
         (3.0, 2.0**24, 1999, (3.0, 2.0, 0, 2.0**24, 0)),
         (3.0, 2.0**23, 1999, (3.0, 2.0, 0, 2.0**24, 0)),
         (3.0, 1024.0, 1998, (3.0, 2.0, 0, 1024.0, 1999)),
@@ -310,6 +311,17 @@ def test_nothing_follows_on_what_is_not_finite(
     *found, step = run_graph(guarded, norm=np.array(norm, np.float32))
     assert tuple(found) == expected
     assert step == 8
+
+
+def test_gradients_that_no_scale_mends_end_the_run() -> None:
+    """Those of a root at 0: 16 steps are skipped until the scale is 1, and the next one says what is wrong."""
+
+    def root(y: Any, label: Any) -> Any:
+        return y.builder.sqrt(y.builder.reduce_sum(y * 0.0, keepdims=False))
+
+    said = r"grad_norm expected a finite number; found nan at step 17, .*\n  first not finite: inf of Div"
+    with pytest.raises(DivergedError, match=said):
+        mx.fit(classifier(), digits("train"), loss=root, precision="float16", progress=False)
 
 
 def _tiny(y: Any, label: Any) -> Any:
