@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
+import numpy as np
+import pytest
+
 import onnxmx as mx
 from onnxmx import layers as L
+from onnxmx.cli import COMMANDS, cli
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -88,10 +95,93 @@ def test_what_is_to_be_written_for_what_one_knows_builds() -> None:
 
 
 def test_a_model_of_ones_own_is_a_layer_in_a_file(tmp_path: Path) -> None:
+    """And reaches the figure that is told of it."""
     (tmp_path / "my_model.py").write_text(BLOCKS[1])
-    words = ["-m", "onnxmx.cli", "train", "my_model.py:net", "--data", "digits", "--epochs", "1", "-o", "r"]
-    run(*words, folder=tmp_path)
+    command, told = re.findall(r"`onnxmx (train my_model.py:net[^`]*)`, (0\.\d+)", (ROOT / "README.md").read_text())[0]
+    said = run("-m", "onnxmx.cli", *command.split(), "-o", "r", folder=tmp_path)
+    assert float(re.findall(r"validation_accuracy ([\d.]+)", said)[0]) >= float(told) - 0.005
     assert (tmp_path / "r/model.onnx").is_file()
+
+
+IMAGES = """
+net = L.Sequential(L.Flatten(), L.Dense(16, activation="relu"), L.Dense(10))
+model = net.build(image=("batch", 1, 8, 8))
+data, test = mx.data.digits("train").take(256), mx.data.digits("test").take(128)
+"""
+NUMBERS = """
+x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+y = x[:, :1]
+model, data = L.Dense(1).build(x=("batch", 4)), mx.data.Dataset.from_arrays(x, y)
+test = data
+"""
+TWO_OUTPUTS = """
+model = mx.build(lambda x: {"digit": L.Dense(10)(x), "odd": L.Dense(1)(x)}, x=("batch", 4))
+classes = np.arange(64)
+data = mx.data.Dataset.from_arrays(np.ones((64, 4)), {"digit": classes % 10, "odd": classes % 2})
+"""
+SMALL = 'model.save("lenet.onnx"); small = model'
+PARTS: list[tuple[str, int, str, dict[str, str]]] = [
+    # page, block, what it finds, and what is made quicker or needs no network
+    ("training", 0, IMAGES, {}),
+    ("training", 1, IMAGES, {}),
+    ("training", 2, IMAGES, {}),
+    ("training", 3, IMAGES, {"epochs=100": "epochs=1"}),
+    ("training", 5, IMAGES, {}),  # the fourth is that of test_finders.py
+    ("training", 6, NUMBERS, {}),
+    ("losses", 1, NUMBERS, {}),
+    ("quantization", 0, IMAGES, {"mnist": "digits"}),
+    ("models", 0, "", {}),
+    ("layers", 0, "", {}),
+    ("several-models", 1, IMAGES + SMALL, {"mnist": "digits", "28, 28": "8, 8", "epochs=6": "epochs=1"}),
+    ("several-models", 2, IMAGES + SMALL, {"mnist": "digits"}),
+]
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
+
+
+def do(found: str, lines: str) -> None:
+    names = {"mx": mx, "L": L, "np": np}
+    exec(found, names)
+    exec(lines, names)
+
+
+@pytest.mark.parametrize(
+    ("page", "block", "found", "quicker"), PARTS, ids=[f"{page} {block}" for page, block, *_ in PARTS]
+)
+def test_a_part_of_a_page_runs(
+    page: str, block: int, found: str, quicker: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = blocks(page)[block]
+    for told, done in quicker.items():
+        assert told in lines
+        lines = lines.replace(told, done)
+    if "tensorboard" in lines:
+        pytest.importorskip("tensorboardX")
+    do(found, lines)
+
+
+@pytest.mark.parametrize(("line", "found"), [*enumerate((NUMBERS, IMAGES, TWO_OUTPUTS, NUMBERS))])
+def test_each_loss_of_its_page_is_taken(line: int, found: str) -> None:
+    do(found, ast.unparse(ast.parse(blocks("losses")[0]).body[line]))
+
+
+def test_every_command_of_a_page_takes_its_options() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "Makefile"]
+    lines = {
+        line.split("#")[0].replace("\\\n", " ")
+        for page in pages
+        for line in re.findall(r"(?:^(?:    )?|/)onnxmx ((?:\\\n|[^`\n|])+)", page.read_text(), re.MULTILINE)
+    }
+    run = [words for words in map(shlex.split, lines) if words[0] in COMMANDS]
+    assert len(run) > 40
+    for name, *words in run:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        with command.make_context(name, words):  # raises where an option is not one
+            pass
 
 
 def test_every_page_can_be_reached_from_the_readme() -> None:

@@ -17,7 +17,7 @@ _QUANTIZE = "onnxmx.exporter:quantize"
 @command(
     example="""\
 onnxmx quantize runs/lenet-digits/model.onnx --data digits --max-drop 0.005
-onnxmx quantize runs/lenet-digits/model.onnx --data digits --finetune 2"""
+onnxmx quantize runs/lenet-digits/model.onnx --data digits --finetune 5"""
 )
 @click.argument("model")
 @data_options()

@@ -133,6 +133,26 @@ def test_a_layer_of_ones_own() -> None:
     check(model, x, 3 * x)
 
 
+def test_a_layer_whose_parts_are_made_beforehand() -> None:
+    """As Gluon, Keras and PyTorch write it."""
+
+    class Net(L.Layer):
+        def __init__(self, units: int) -> None:
+            super().__init__()
+            self.first = L.Dense(units, activation="relu")
+            self.heads = [L.Dense(2), L.Dense(2)]
+
+        def forward(self, x: L.Value) -> L.Value:
+            y = self.first(x)
+            return self.heads[0](y) + self.heads[1](y)
+
+    model = made(Net(8), (3, 4))
+    assert list(model.parameters())[::2] == ["dense.weight", "dense_1.weight", "dense_2.weight"]
+    x, p = np.ones((3, 4), np.float32), model.parameters()
+    y = np.maximum(dense(x, inner("dense", p)), 0)
+    np.testing.assert_allclose(model(x), dense(y, inner("dense_1", p)) + dense(y, inner("dense_2", p)), rtol=1e-5)
+
+
 def test_layers_in_lists_and_generators_are_laid_out() -> None:
     dense, relu, head = L.Dense(4), L.Activation("relu"), L.Dense(2)
     net = L.Sequential(dense, relu, head)
