@@ -21,6 +21,7 @@ from onnxmx.trainer.optimizers import Optimizer, OptimizerLike
 from onnxmx.trainer.regularizers import Regularizer, RegularizerLike, as_regularizers
 from onnxmx.trainer.schedules import Rate, ReduceOnPlateau, Scaled, Schedule, as_schedule
 from onnxmx.trainer.schedules.base import check_updates
+from onnxmx.trainer.schedules.check import check_rates
 
 Array = np.ndarray[Any, Any]
 Values = Mapping[str, ir.Value]
@@ -99,10 +100,12 @@ class Update(CheckedArguments):
     def length(self, total: int | None) -> int:
         """The updates to compile for: those given, or else any number.
 
-        Raises UsageError where none is given and a rate or the average ends with them.
+        Raises UsageError where none is given and a rate or the average ends with them, and for a rate below 0.
         """
         if total is not None:
             check_updates("a step", "total", total, 1)
+            for schedule in self.optimizer.schedules if total < WITHOUT_END else ():
+                check_rates(schedule, total)
             return total
         if part := self._ending(WITHOUT_END):
             raise UsageError(

@@ -322,6 +322,31 @@ def test_values_out_of_range(make: Callable[[], Any], text: str) -> None:
         make()
 
 
+FALLS = "a learning rate expected to be finite and at least 0; found "
+BELOW: dict[str, tuple[Any, str]] = {
+    "below 0": (lambda t: 0.1 - t, f"{FALLS}-0.9 after 1 of 100 updates\n  built at .*test_schedules"),
+    "at the end": (lambda t: 0.985 - t / 100, f"{FALLS}-0.005.* after 99 of 100 updates"),
+    "without bound": (lambda t: 1 / (t - 50) ** 2.0, f"{FALLS}inf after 50 of 100 updates"),
+    "in a chain": (as_schedule(lambda t: 0.105 - t / 100).then(0.1, at=12), f"{FALLS}-0.005.* after 11 of 100"),
+    "on a plateau": (mx.ReduceOnPlateau(lambda t: 0.1 - t), f"{FALLS}-0.9 after 1 of 100"),
+}
+
+
+@pytest.mark.parametrize("name", BELOW)
+def test_a_function_that_is_no_rate_all_the_way(name: str) -> None:
+    lr, said = BELOW[name]
+    options: dict[str, Any] = {"loss": "softmax_cross_entropy", "total": 100}
+    with pytest.raises(UsageError, match=said):
+        mx.compile_step(blob_net(), optimizer=mx.SGD(lr), **options)
+
+
+def test_a_function_that_is_a_rate_as_long_as_it_counts() -> None:
+    falling = as_schedule(lambda t: 0.105 - t / 100)
+    for lr, total in ((falling, 11), (falling.then(0.1, at=11), 100), (mx.ByName({"*": mx.SGD(falling)}), 11)):
+        optimizer = lr if isinstance(lr, mx.ByName) else mx.SGD(lr)
+        assert mx.compile_step(blob_net(), loss="softmax_cross_entropy", optimizer=optimizer, total=total)
+
+
 @pytest.mark.parametrize(
     ("function", "instead"),
     [
