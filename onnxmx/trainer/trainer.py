@@ -30,6 +30,7 @@ from onnxmx.trainer.optimizers import Adam, OptimizerLike
 from onnxmx.trainer.precision import check_precision
 from onnxmx.trainer.regularizers import RegularizerLike
 from onnxmx.trainer.step import StepGraph, compile_step, initial_state
+from onnxmx.trainer.teacher import Teacher
 from onnxmx.trainer.update import Update
 
 Array = np.ndarray[Any, Any]
@@ -46,8 +47,8 @@ class Trainer(KnowsOthers, CheckedArguments):
             measured = trainer.step({"x": x, "label": y})
         trainer.model.save("net.onnx")
 
-    loss, measure, optimizer, clip, regularize, average, micro_batch, mix, labels: as in `compile_step`; Adam is the
-    optimizer by default.
+    loss, measure, optimizer, clip, regularize, average, micro_batch, mix, teach, labels: as in `compile_step`; Adam is
+    the optimizer by default.
     total: the updates that there will be, which schedules and averages that end with them need.
     seed: what dropout is drawn from.
     precision, threads, provider, engine: as in `fit`.
@@ -68,6 +69,7 @@ class Trainer(KnowsOthers, CheckedArguments):
         average: AverageLike | None = None,
         micro_batch: int | None = None,
         mix: MixLike | None = None,
+        teach: Teacher | None = None,
         labels: Specs | None = None,
         total: int | None = None,
         seed: int = 0,
@@ -88,6 +90,7 @@ class Trainer(KnowsOthers, CheckedArguments):
             average=update.average,
             micro_batch=micro_batch,
             mix=mix,
+            teach=teach,
             precision=precision,
             labels=labels,
             total=total,

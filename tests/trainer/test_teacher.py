@@ -104,6 +104,16 @@ def test_the_reported_loss_is_the_students_own() -> None:
     assert found[0]["grad_norm"] != found[1]["grad_norm"]
 
 
+def test_a_step_by_hand_has_a_teacher_too() -> None:
+    teach = mx.Teacher(teacher(), temperature=3.0, alpha=0.6, features={"0": "0"})
+    trainer = mx.Trainer(student(), optimizer=mx.SGD(1.0), teach=teach, threads=1)
+    trainer.step(batch())
+    first = student().parameters()
+    for name, expected in moved(compiled(teach)).items():
+        np.testing.assert_array_equal(first[name] - trainer.model.parameters()[name], expected)
+    assert mx.find_lr(student(), Dataset.from_arrays(batch(64)["x"], batch(64)["label"]), teach=teach, threads=1).lr > 0
+
+
 def test_a_teacher_costs_no_backward_pass_and_no_state() -> None:
     """Beside the step without it: its own forward nodes, the soft loss, and no state."""
     step, plain = compiled(mx.Teacher(teacher())), compiled(mx.Teacher(student()))
