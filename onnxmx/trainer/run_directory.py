@@ -107,8 +107,7 @@ class RunDirectory:
             self.sweep()
             for path in (
                 *self.checkpoints(),
-                *self.path.glob("best/epoch-*.onnx"),
-                *(path for pattern in of_a_gan for path in self.path.glob(pattern)),
+                *(path for pattern in (*_WRITTEN, *of_a_gan) for path in self.path.glob(pattern)),
                 self.log,
                 self.best,
                 self.last,

@@ -49,6 +49,21 @@ def test_a_run_that_cannot_be_deleted_whole_is_still_known_as_one(tmp_path: Path
     assert train(TrainConfig.of_settings(CONFIG), run.path, overwrite=True, progress=False).best["epoch"] == 1
 
 
+def test_nothing_of_a_deleted_run_is_taken_for_the_next_one_s(tmp_path: Path) -> None:
+    """What callbacks wrote goes too, or TensorBoard would draw both; what is a user's own stays."""
+    options: dict[str, Any] = {"validation": TEST, **QUICK, "out": tmp_path / "run"}
+    mx.fit(blob_net(), TRAIN, logs=["csv"], profile=True, keep_best=2, **options)
+    of_the_run = {"metrics.csv", "profile.txt", "profile.json", "curves.png", "events.out.tfevents.1.host.0"}
+    for name in ("curves.png", "events.out.tfevents.1.host.0", "notes.txt", "profiles.txt"):
+        (tmp_path / "run" / name).touch()
+    assert of_the_run <= {path.name for path in (tmp_path / "run").iterdir()}
+    mx.fit(blob_net(), TRAIN, overwrite=True, **options)
+    left = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert not left & of_the_run
+    assert not [name for name in left if name.startswith("epoch-")]
+    assert {"notes.txt", "profiles.txt", "last.onnx"} <= left
+
+
 def test_what_fails_after_its_start_can_go_on(tmp_path: Path) -> None:
     settings = CONFIG | {"lr": 1e30, "clip": 0.0, "optimizer": "sgd", "schedule": "constant"}
     with pytest.raises(DivergedError):
