@@ -44,8 +44,8 @@ def open_session(
     threads: worker threads inside an operator; by default the cores this process may use.
     provider: one of PROVIDERS.
     tidy: the graph computes nothing twice, so that ONNX Runtime need not look: that takes 20 s for a DenseNet step.
-    lean: memory is taken as it is needed, not laid out by what the first run took and held beside that: a third less
-    for ResNet-20 at 256, and 2.5% more time for a LeNet (docs/performance.md).
+    lean: memory is taken as it is needed, not as a block laid out by what the first run took: 2.5% more time for a
+    LeNet (docs/performance.md).
     profile: where to write a trace, the beginning of a file's path; `end_profiling` of the session gives the whole.
     awake: worker threads wait a millisecond for the next run before they sleep: for runs that follow one another. Only
     from ONNX Runtime 1.26 on.

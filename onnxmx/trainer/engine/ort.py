@@ -21,6 +21,7 @@ from onnxmx.errors import CheckpointError, DataError
 from onnxmx.trainer.data.dataset import Dataset
 from onnxmx.trainer.engine.block_size import block_size
 from onnxmx.trainer.engine.blocked import lower
+from onnxmx.trainer.engine.memory import SIZES, with_sizes
 from onnxmx.trainer.engine.program import Program, on_device
 from onnxmx.trainer.engine.resident import INDICES, arrays_of, drawing, fits, quantizes
 from onnxmx.trainer.packed import Packed
@@ -92,10 +93,11 @@ class OrtEngine:
                 binding.bind_cpu_input(f"batch.{key}", array)
             session = program.sessions[False]
         try:
-            session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding, program.options)
         except Exception:
             with run_errors("expected a batch that the step can compute"):  # entered before, it costs 5 us a step
                 raise
+        program.options = None
         self._turns ^= self._bits[name]
         self._last = program
         return program.measured()
@@ -112,7 +114,7 @@ class OrtEngine:
         program = self._programs[name]
         program.sessions.pop(True, None)  # they read another source, whose memory may be gone
         program.bindings = {case: binding for case, binding in program.bindings.items() if not case[0]}
-        program.source = source
+        program.source, program.largest = source, 0
         program.data = {key: on_device(array, self._device) for key, array in arrays_of(source).items()}
         self._session(program, True)
         return True
@@ -169,6 +171,8 @@ class OrtEngine:
                 mend=_mend_batch(ports, batch),
             )
         program.known = kinds
+        program.tell_apart(sizes)
+        program.expect(sum(array.size for array in batch.values()))
 
     @property
     def sums(self) -> Packed:
@@ -207,6 +211,8 @@ class OrtEngine:
                 data = as_the_engine_opens(data, self._options["provider"])
             if held and program.source:
                 data = drawing(data, program.source)
+            else:
+                data = with_sizes(data, program.cancelled)
             program.sessions[held] = self._open(data, lean=lean, integer=quantizes(program.step.data), **self._options)
         return program.sessions[held]
 
@@ -232,9 +238,12 @@ class OrtEngine:
             for name, value in program.measures.items():
                 binding.bind_ortvalue_output(name, value)
             if numbers:
+                program.expect(numbers)
                 program.numbers.setdefault(numbers, _buffer(np.zeros(numbers, np.int64), self._device))
                 for name, value in {INDICES: program.numbers[numbers], **program.data}.items():
                     binding.bind_ortvalue_input(name, value)
+            elif program.sizes is not None:
+                binding.bind_ortvalue_input(SIZES, program.sizes)
         return program.bindings[case]
 
     def _check_state(self, state: dict[str, Array]) -> None:

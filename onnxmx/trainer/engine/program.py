@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from onnxmx.builder.session import runtime
 from onnxmx.trainer.data.dataset import Dataset
+from onnxmx.trainer.engine.memory import SIZES, cancelled, giving_back
 from onnxmx.trainer.packed import Packed
 from onnxmx.trainer.step import StepGraph
 
@@ -24,6 +26,8 @@ class Program:
     numbers: what the numbers of samples are written into, by how many there are.
     sessions: for batches (False) and for numbers of samples (True).
     bindings: of these, by the turns of all programs and how many `numbers` there are.
+    cancelled, sizes: what ONNX Runtime tells batches apart by (memory.py).   largest: the size of one so far.
+    options: of the next run.
     """
 
     def __init__(self, step: StepGraph) -> None:
@@ -49,6 +53,23 @@ class Program:
         self.sessions: dict[bool, Any] = {}
         self.bindings: dict[tuple[int, int], Any] = {}
         self.known: list[tuple[str, Any, tuple[int, ...]]] = []
+        self.cancelled = cancelled(self.batch.values())
+        self.options: Any = None
+        self.sizes: OrtValue = None
+        self.largest = 0
+
+    def expect(self, size: int) -> None:
+        """The next batch is of that many samples or elements; called when that changes."""
+        if size > self.largest:
+            self.largest, self.options = size, giving_back()
+
+    def tell_apart(self, sizes: Mapping[str, int]) -> None:
+        """The next batch has these sizes, by the names of its dimensions; called when they change."""
+        if self.cancelled:
+            self.sizes = on_device(np.empty([*(sizes[name] for name in self.cancelled), 0], np.bool_), "cpu")
+            for (numbers, _), binding in self.bindings.items():
+                if not numbers:
+                    binding.bind_ortvalue_input(SIZES, self.sizes)
 
     def measured(self) -> dict[str, float]:
         """The outputs of the last run that are one number."""
