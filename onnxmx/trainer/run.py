@@ -58,9 +58,9 @@ def train(config: TrainConfig, out: str | os.PathLike[str], *, overwrite: bool =
     config.save(folder.config)
     try:
         return _start(config, out, progress, parts)
-    except CheckpointError:
-        raise  # another process was here first: the folder is its own
-    except OnnxmxError:
+    except (CheckpointError, KeyboardInterrupt):
+        raise  # another process was here first: the folder is its own; or the run begins with --resume
+    except BaseException:  # whatever it is, the user's own code may have raised it: a mended one begins here
         folder.release()
         raise
 

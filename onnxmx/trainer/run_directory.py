@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxmx.errors import CheckpointError
+from onnxmx.errors import CheckpointError, UsageError
 from onnxmx.files import explain, write_atomic
 from onnxmx.trainer import state
 
@@ -55,7 +57,19 @@ class RunDirectory:
     """`runs/<name>/`: config.toml, step.onnx and its hand-over, model.onnx, last.onnx, checkpoints/, metrics.jsonl."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises UsageError for what the system takes for no path."""
         self.path = Path(path)
+        wrong = not os.fspath(path)  # of which Path makes the present folder
+        try:
+            os.stat(self.path)
+        except ValueError:  # a zero byte
+            wrong = True
+        except OSError as error:  # most of all, it is not there yet
+            wrong = wrong or error.errno == errno.ENAMETOOLONG
+        if wrong:
+            raise UsageError(
+                f"a run expected the path of a folder; found {reprlib.repr(path)}", mend='Such as "runs/first".'
+            )
         self.best, self.last = self.path / "model.onnx", self.path / "last.onnx"
         self.config, self.log = self.path / "config.toml", self.path / "metrics.jsonl"
         self._checkpoints = self.path / "checkpoints"

@@ -12,7 +12,7 @@ import pytest
 
 import onnxmx as mx
 from onnxmx.builder.session import cores
-from onnxmx.errors import CheckpointError, DivergedError, OnnxmxError
+from onnxmx.errors import CheckpointError, DivergedError, OnnxmxError, UsageError
 from onnxmx.trainer import run_directory
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.launch import identity_of
@@ -34,6 +34,24 @@ def test_what_to_type_to_go_on(tmp_path: Path) -> None:
     run.path.mkdir(parents=True)
     run.config.touch()
     assert run.resumption == f"onnxmx train --resume {tmp_path / 'runs' / 'a'}"
+
+
+@pytest.mark.parametrize("path", ["", "\0", "a" * 300, Path("b" * 300)])
+def test_what_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    for run in (lambda: mx.fit(blob_net(), TRAIN, out=path, **QUICK), lambda: mx.resume(path, TRAIN)):
+        with pytest.raises(UsageError, match=r"a run expected the path of a folder; found (Posix|'[^']{0,40}')"):
+            run()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [SystemExit, OSError, TypeError])
+def test_whatever_a_model_of_ones_own_raises_the_folder_stays_free(tmp_path: Path, error: type[Exception]) -> None:
+    (tmp_path / "mine.py").write_text(f"def net(): raise {error.__name__}('so')\n")
+    config = TrainConfig.of_settings(CONFIG | {"model": f"{tmp_path / 'mine.py'}:net"})
+    with pytest.raises((OnnxmxError, SystemExit), match="so"):
+        train(config, tmp_path / "run", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
 
 
 def test_a_run_that_cannot_be_deleted_whole_is_still_known_as_one(tmp_path: Path) -> None:
