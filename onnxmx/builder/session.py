@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 from onnxmx.errors import DataError, GraphError, MissingExtraError, OnnxmxError, UsageError, first_line
@@ -12,6 +13,9 @@ from onnxmx.errors import DataError, GraphError, MissingExtraError, OnnxmxError,
 PROVIDERS = {"cpu": "cpu", "cuda": "cuda", "cuda_tf32": "cuda"}
 """Where a graph runs, and the device that its tensors are on. cuda_tf32 multiplies by TensorFloat-32, with an error of
 about 1e-3 instead of 1e-7."""
+
+MOST_THREADS = 1024
+"""A machine runs out of memory, or of patience, over more than it has cores for."""
 
 
 def runtime(purpose: str = "Running a graph") -> Any:
@@ -50,11 +54,11 @@ def open_session(
     awake: worker threads wait a millisecond for the next run before they sleep: for runs that follow one another. Only
     from ONNX Runtime 1.26 on.
     integer: whether to fuse what lies between DequantizeLinear and QuantizeLinear into integer kernels.
-    Raises GraphError when ONNX Runtime refuses the graph.
+    Raises GraphError when ONNX Runtime refuses the graph, UsageError for threads and providers that there are not.
     """
     ort = runtime()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or cores()
+    options.intra_op_num_threads = check_threads(threads)
     options.log_severity_level = 4  # errors are raised: the log would say them twice
     options.enable_mem_pattern = not lean
     if profile is not None:
@@ -94,6 +98,20 @@ def run_errors(
 def cores() -> int:
     """The cores that this process may use: in a container often fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_threads(threads: int | None) -> int:
+    """How many worker threads to take, Python's integer or numpy's; by default the cores that this process may use.
+
+    Raises UsageError for what is no number of threads, and for more of them than any machine has use for.
+    """
+    if threads is None:
+        return cores()
+    if isinstance(threads, bool) or not isinstance(threads, Integral) or threads < 1:
+        raise UsageError(f"threads expected an integer of at least 1; found {threads!r}")
+    if threads > MOST_THREADS:
+        raise UsageError(f"threads expected an integer of at most {MOST_THREADS}; found {threads!r}")
+    return int(threads)
 
 
 def check_provider(provider: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxmx.builder.literals import is_number
-from onnxmx.builder.session import check_provider, cores
+from onnxmx.builder.session import check_provider, check_threads
 from onnxmx.errors import UsageError, unknown_name
 from onnxmx.trainer import mixing
 from onnxmx.trainer.callbacks import Callback, EarlyStopping, KeepBest
@@ -82,8 +82,7 @@ class Plan:
             )
         if self.seed >= 2**63:
             raise UsageError(f"seed expected an integer below 2^63; found {self.seed}")
-        threads = cores() if self.threads is None else self.threads
-        object.__setattr__(self, "threads", integer("threads", threads, 1))
+        object.__setattr__(self, "threads", check_threads(self.threads))
         check_provider(self.provider)
         if self.tune not in MODES:
             raise unknown_name("tune", self.tune, MODES)

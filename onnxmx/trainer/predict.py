@@ -53,8 +53,6 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size expected an integer of at least 1; found {batch_size}")
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads expected an integer of at least 1; found {threads}")
         if white is not None and not (math.isfinite(white) and white > 0):
             raise UsageError(f"white expected a finite number above 0; found {white}")
         self._ports, self._outputs = model.inputs, list(model.outputs)

@@ -14,7 +14,7 @@ from onnxmx.builder.arguments import CheckedArguments, checked_arguments
 from onnxmx.builder.elsewhere import TRAINER, KnowsOthers
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model
-from onnxmx.builder.session import check_provider, cores
+from onnxmx.builder.session import check_provider, check_threads
 from onnxmx.errors import CheckpointError, DataError
 from onnxmx.trainer import losses, state
 from onnxmx.trainer.averages import AverageLike
@@ -136,7 +136,7 @@ class Trainer(KnowsOthers, CheckedArguments):
         engine: str,
     ) -> None:
         self._model, self._loss, self._measure = model, loss, measure
-        self._threads, self._provider = threads or cores(), provider
+        self._threads, self._provider = check_threads(threads), provider
         self.graph = step
         self.engine: OrtEngine = ENGINES[engine].run(step, state, threads=self._threads, provider=provider)
         # By parameter, the part of the state that a model file holds: an average of it, where there is one to use.

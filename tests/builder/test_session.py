@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -32,6 +33,13 @@ def test_providers() -> None:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(MissingExtraError, match=r"pip install 'onnxmx\[gpu\]'"):
             open_session(BYTES, provider="cuda")
+
+
+@pytest.mark.parametrize("threads", [0, -1, True, 1.0, "2", [1], 1025, 2**31, 2**70, np.float32(1)])
+def test_what_is_no_number_of_threads(threads: Any) -> None:
+    with pytest.raises(UsageError, match=r"threads expected an integer of at (least 1|most 1024); found"):
+        open_session(BYTES, threads=threads)
+    assert open_session(BYTES, threads=np.int64(2)).run(None, {"x": np.ones((1, 3), np.float32)})[0].all()
 
 
 @pytest.mark.parametrize(("provider", "flag"), [("cuda", "0"), ("cuda_tf32", "1")])
