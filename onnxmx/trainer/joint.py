@@ -9,6 +9,7 @@ Each step is a plain ONNX graph, trains one of the models, and has the parts of 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -132,7 +133,9 @@ class Joint(CheckedArguments):
         )
 
     def state(self, seed: int = 0) -> dict[str, Array]:
-        """The state before the first step, by name without `state.`."""
+        """The state before the first step, by name without `state.`. Raises UsageError for what is no seed."""
+        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+            raise UsageError(f"seed expected an integer of at least 0 and below 2^63; found {seed!r}", at=user_line())
         found: dict[str, Array] = {"step": np.array(0, np.int64), "seed": np.array(seed, np.int64)}
         for model in self.models:
             found |= {f"{model}.{name}": array for name, array in self._state_of(model).items()}
@@ -141,7 +144,16 @@ class Joint(CheckedArguments):
     def start(
         self, steps: Mapping[str, StepGraph], *, seed: int = 0, threads: int | None = None, provider: str = "cpu"
     ) -> OrtEngine:
-        """What runs the steps by their names, `engine.step(batch, name)`, and holds the parts that they read."""
+        """What runs the steps by their names, `engine.step(batch, name)`, and holds the parts that they read.
+
+        Raises UsageError for what is no step, or no seed.
+        """
+        if not isinstance(steps, Mapping) or not steps or not all(isinstance(s, StepGraph) for s in steps.values()):
+            raise UsageError(
+                f"start expected steps by name; found {reprlib.repr(steps)}",
+                at=user_line(),
+                mend='Such as nets.start({"critic": nets.step("critic", loss)}).',
+            )
         read = {p["tensor"] for step in steps.values() for p in step.spec["inputs"] if "tensor" in p}
         state = {name: array for name, array in self.state(seed).items() if name in read}
         engine = OrtEngine(steps, state, threads=threads, provider=provider)

@@ -212,6 +212,17 @@ def test_what_does_not_fit_together() -> None:
         nets.step("judge", lambda nets, batch: nets("judge", nets.normal(2, 4), average=True))
     with pytest.raises(CheckpointError, match=r"maker\.0\.weight \(expected float32 \(3, 6\), found none\)"):
         OrtEngine({"judge": nets.step("judge", judging, batch=X)}, {"step": np.array(0)})
+    steps = {"judge": nets.step("judge", judging, batch=X)}
+    engine = nets.start(steps, threads=1)
+    for call in (engine.step, engine.check, lambda batch, name: engine.open(name)):
+        with pytest.raises(UsageError, match="no step named 'jugde'\n  Did you mean 'judge'"):
+            call({"x": np.zeros((2, 4), np.float32)}, "jugde")
+    for none in ({}, None, [steps["judge"]], {"judge": nets}, {"judge": None}):
+        with pytest.raises(UsageError, match=r"start expected steps by name; found (.|\n)*nets\.start"):
+            nets.start(none)
+    for seed in (-1, 2**63, "one", 0.5):
+        with pytest.raises(UsageError, match=r"seed expected an integer of at least 0 and below 2\^63; found"):
+            nets.start(steps, seed=seed)
     for wrong in ({}, {"every": 2, "tau": 0.1}, {"tau": 0.0}, {"every": 0}):
         with pytest.raises(UsageError):
             mx.Target(**wrong)  # type: ignore[arg-type]

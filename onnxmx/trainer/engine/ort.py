@@ -17,7 +17,7 @@ import numpy as np
 
 from onnxmx.builder.session import PROVIDERS, open_session, providers, run_errors, runtime
 from onnxmx.builder.values import show_shape
-from onnxmx.errors import CheckpointError, DataError
+from onnxmx.errors import CheckpointError, DataError, UsageError, unknown_name
 from onnxmx.trainer.data.dataset import Dataset
 from onnxmx.trainer.engine.block_size import block_size
 from onnxmx.trainer.engine.blocked import lower
@@ -79,9 +79,12 @@ class OrtEngine:
 
         name: which step, where there are several.
         Returns loss, metrics that are one number, grad_norm and lr of this step. Raises DataError where the batch does
-        not fit.
+        not fit; what numbers there are is not looked at, the loop gives those of its own loader.
         """
-        program = self._programs[name]
+        try:
+            program = self._programs[name]
+        except (KeyError, TypeError):
+            raise self._unknown(name) from None
         if isinstance(batch, np.ndarray) and program.source is not None:
             binding = self._binding(program, len(batch))
             program.numbers[len(batch)].update_inplace(batch)
@@ -111,7 +114,7 @@ class OrtEngine:
         if not (self._holds and fits(source, self._device)):
             self.open(name)
             return False
-        program = self._programs[name]
+        program = self._named(name)
         program.sessions.pop(True, None)  # they read another source, whose memory may be gone
         program.bindings = {case: binding for case, binding in program.bindings.items() if not case[0]}
         program.source, program.largest = source, 0
@@ -124,7 +127,7 @@ class OrtEngine:
 
         Raises GraphError where ONNX Runtime refuses the step.
         """
-        self._session(self._programs[name], False)
+        self._session(self._named(name), False)
 
     def check(self, batch: Any, name: str = "") -> None:
         """Raises DataError unless `batch` has the names, types and shapes that the step takes.
@@ -132,7 +135,7 @@ class OrtEngine:
         Always before a step: ONNX Runtime would read a missing array from the batch before, and broadcast a label of
         one sample over all of them.
         """
-        program = self._programs[name]
+        program = self._named(name)
         if not isinstance(batch, Mapping):
             raise DataError(
                 f"the step expected a dict of arrays; found {type(batch).__name__}",
@@ -200,6 +203,15 @@ class OrtEngine:
     def end_profile(self) -> str:
         """Write the trace of the only step graph; returns its path."""
         return str(next(iter(self._last.sessions.values())).end_profiling())
+
+    def _named(self, name: str) -> Program:
+        try:
+            return self._programs[name]
+        except (KeyError, TypeError):
+            raise self._unknown(name) from None
+
+    def _unknown(self, name: str) -> UsageError:
+        return unknown_name("step", name, self._programs)
 
     def _session(self, program: Program, held: bool) -> Any:
         """What runs it, opened when it is first asked for."""
