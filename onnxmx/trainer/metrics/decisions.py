@@ -127,6 +127,10 @@ class Recall(_Counts):
         return ratio(g, right, actual)
 
 
+_MOST_BETA = 1e9
+"""Beyond, the figure is the recall in every digit, and at last the square of beta no number."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FBeta(_Counts):
     """(1 + beta^2) right / (beta^2 labels + chosen): a mean of precision and recall, which counts beta times as much.
@@ -138,8 +142,10 @@ class FBeta(_Counts):
     kind: ClassVar[str] = "f_beta"
 
     def __post_init__(self) -> None:
-        if not is_number(self.beta) or not math.isfinite(self.beta) or self.beta <= 0:
-            raise UsageError(f"{self.kind} expected beta to be a number above 0; found {self.beta!r}")
+        if not is_number(self.beta) or not 0 < self.beta <= _MOST_BETA:
+            raise UsageError(
+                f"{self.kind} expected beta to be a number above 0 and at most {_MOST_BETA:g}; found {self.beta!r}"
+            )
         super().__post_init__()
 
     def figure(self, g: GraphBuilder, right: ir.Value, chosen: ir.Value, actual: ir.Value) -> Value:

@@ -11,7 +11,7 @@ from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import UsageError
-from onnxmx.trainer.schedules.base import Schedule, check_rate
+from onnxmx.trainer.schedules.base import Schedule, check_rate, check_updates
 
 
 @function(outputs=("rate",))
@@ -47,10 +47,10 @@ class WarmupCosine(Schedule):
     def __post_init__(self) -> None:
         check_rate("the peak of WarmupCosine", self.peak)
         check_rate("the floor of WarmupCosine", self.floor)
-        if self.warmup is not None and self.warmup < 0:
-            raise UsageError(f"WarmupCosine expected a warmup of at least 0 updates; found {self.warmup}")
-        if self.total is not None and self.total < 1:
-            raise UsageError(f"WarmupCosine expected a total of at least 1 update; found {self.total}")
+        if self.warmup is not None:
+            check_updates("WarmupCosine", "a warmup", self.warmup, 0)
+        if self.total is not None:
+            check_updates("WarmupCosine", "a total", self.total, 1)
 
     def resolve(self, total: int) -> WarmupCosine:
         total = total if self.total is None else self.total
