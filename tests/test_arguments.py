@@ -63,6 +63,16 @@ FOREIGN: dict[str, tuple[Callable[[], Any], str, str]] = {
     "keras weights": (lambda: mx.fit(ANY, ANY, class_weight={}), "found", r"SoftmaxCrossEntropy\(class_weight="),
     "keras steps": (lambda: mx.fit(ANY, ANY, steps_per_epoch=9), "found 'steps_per_epoch'", r"data\.take\(1000\)"),
     "lightning resumption": (lambda: mx.fit(ANY, ANY, ckpt_path="a"), "'ckpt_path'", r"mx\.resume\(folder, data\)"),
+    "torch split": (lambda: mx.data.digits(train=True), "digits expected .* found 'train'", "Write split='train' or "),
+    "torch transform": (lambda: mx.data.digits("train", transform=abs), "found 'transform'", "before they become"),
+    "gluon arrays": (lambda: mx.data.Dataset.from_arrays(data=ANY), "found 'data'", r"Write inputs=\.\.\."),
+    "gluon labels": (lambda: mx.data.Dataset.from_arrays([1], label=ANY), "found 'label'", r"Write labels=\.\.\."),
+    "keras batch": (lambda: mx.data.Dataset.from_arrays([1], batch_size=9), "found 'batch_size'", r"batch_size=64\)"),
+    "sklearn share": (lambda: mx.data.digits("train").hold_out(test_size=0.2), "'test_size'", r"Write share=\.\.\."),
+    "keras axis": (lambda: L.Activation("softmax", axis=1), "found 'axis'", r"Softmax\(axis=1\)"),
+    "keras model": (lambda: mx.Model(inputs=ANY, outputs=ANY), "Model expected .* found 'inputs'", r"mx\.build\(net"),  # type: ignore[call-arg]
+    "keras model by place": (lambda: mx.Model(ANY, ANY), "model by place; found 2 values", r"mx\.build\(net"),  # type: ignore[call-arg]
+    "a model of nothing": (lambda: mx.Model(), "expected an onnx_ir.Model; found NoneType", "one of a mx.layers.Layer"),
     "a layer on a value": (lambda: mx.build(lambda x: L.Flatten(x), x=(2,)), "1 value", r"it: Flatten\(\.{3}\)\(x\)"),
     "a value for a size": (lambda: mx.build(lambda x: L.Dense(x), x=(2,)), "Value", r"it: Dense\(\.{3}\)\(x\)"),
     # other calls that do not fit

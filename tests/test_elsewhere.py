@@ -15,6 +15,7 @@ import pytest
 import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.builder import elsewhere
+from onnxmx.cli import COMMANDS, habits
 from onnxmx.errors import UsageError
 from onnxmx.trainer.loop import Run
 
@@ -124,6 +125,20 @@ def test_an_attribute_of_another_library(owner: str, name: str, answer: str) -> 
         getattr(found, name)
     assert str(caught.value).startswith(f"{type(found).__name__} has no {name!r}")
     assert answer in str(caught.value)
+
+
+def test_a_class_method_of_another_library() -> None:
+    with pytest.raises(AttributeError, match=r"'Dataset' has no .* 'from_tensor_slices'; write mx\.data\.Dataset\.f"):
+        mx.data.Dataset.from_tensor_slices  # noqa: B018
+    with pytest.raises(AttributeError, match=r"'Adam' has no attribute '_zzzz'$"):
+        mx.Adam._zzzz  # noqa: B018
+
+
+def test_every_command_of_another_tool_is_one_here_or_none() -> None:
+    for name, here in habits._COMMANDS.items():
+        assert name not in COMMANDS
+        assert here in COMMANDS
+    assert not set(habits._WITHOUT) & {*COMMANDS, *habits._COMMANDS}
 
 
 def test_attributes_of_a_layer_of_ones_own() -> None:

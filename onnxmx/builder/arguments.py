@@ -10,8 +10,9 @@ import functools
 import inspect
 from abc import ABCMeta
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar
 
+from onnxmx.builder.elsewhere import hint
 from onnxmx.builder.source import raised_at, user_line
 from onnxmx.builder.synonyms import instead_of
 from onnxmx.errors import UsageError, nearest
@@ -38,6 +39,13 @@ class _Called(type(Protocol)):  # type: ignore[misc]  # found at run time: that 
                 raise _refused(cls.__name__, takes, args, kwargs)
             _check_flags(cls.__name__, _maker(cls), takes, args, kwargs)
         return super().__call__(*args, **kwargs)
+
+    if not TYPE_CHECKING:  # or any attribute would be one to a type checker
+
+        def __getattr__(cls, name: str) -> NoReturn:
+            """A class method of another library is answered as an attribute of an object is."""
+            said = hint(name, getattr(cls, "_others", {}), ()) if name[0] != "_" else ""
+            raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}{said}")
 
     @property
     def __signature__(cls) -> inspect.Signature:
@@ -258,6 +266,8 @@ def _refused(name: str, takes: _Takes, args: tuple[Any, ...], kwargs: Mapping[st
     else:
         expected, found = " and ".join(map(repr, missing)), "none"
         mend = f"Call it as {name}({', '.join(_shown(n, takes) for n in takes.names if n in takes.required)})."
+    if name == "Model":  # Keras: Model(inputs, outputs)
+        mend = "mx.build(net, x=('batch', 4)) makes a model of a layer, or of a function from values to values."
     return UsageError(f"{name} expected {expected}; found {found}", at=user_line(), mend=mend)
 
 

@@ -100,6 +100,10 @@ LAYERS = {
 }
 DATA = {
     **dict.fromkeys(("DataLoader", "TensorDataset", "ArrayDataset", "NDArrayIter", "from_arrays"), _DATASET),
+    **dict.fromkeys(
+        ("ImageFolder", "ImageFolderDataset", "CIFAR10", "cifar10", "FashionMNIST", "fashion_mnist"),
+        f"{_DATASET}, of its arrays, or an .npz file of them",
+    ),
     "MNIST": "mnist",
 }
 INIT = {
@@ -142,7 +146,7 @@ DATASET = {
                     f"what makes an array of an array, then {_DATASET}; scale=1 / 255 is an argument"),
     **dict.fromkeys(("x", "X", "data", "images", "features", "tensors"), "data.inputs, a dict of arrays"),
     **dict.fromkeys(("y", "Y", "targets", "target"), "data.labels, a dict of arrays"),
-    **dict.fromkeys(("from_tensor_slices", "from_generator", "from_numpy"), _DATASET),
+    **dict.fromkeys(("from_tensor_slices", "from_generator", "from_numpy", "from_pandas", "from_csv"), _DATASET),
     **dict.fromkeys(("random_split", "train_test_split", "skip"), "train, test = data.hold_out(0.2)"),
     "batches": "mx.data.Loader(data, 64).epoch(0)",
     "shape": "data.input_shapes",
@@ -152,6 +156,7 @@ RUN = {
     **dict.fromkeys(("save", "save_weights", "export"), "run.model.save('model.onnx')"),
     **dict.fromkeys(("parameters", "state_dict", "get_weights", "weights"), "run.model.parameters()"),
     **dict.fromkeys(("loss", "losses", "metrics", "epoch", "val_loss"), "run.history, the measures of each epoch"),
+    **dict.fromkeys(("plot", "plot_history"), "mx.fit(..., out=..., logs=['curves'])"),
     "evaluate": "mx.evaluate(run.model, data)",
     "summary": "run.model.summary()",
     "fit": "mx.resume(folder, data), to go on with a run",

@@ -148,7 +148,7 @@ def _data_type(name: str, dtype: str) -> ir.DataType:
         ) from None
 
 
-class Model(KnowsOthers, Surgery):
+class Model(KnowsOthers, CheckedArguments, Surgery):
     """An ONNX graph with its parameters.
 
     ir: the `onnx_ir.Model` itself.
@@ -158,12 +158,12 @@ class Model(KnowsOthers, Surgery):
 
     _others = MODEL
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model | None = None) -> None:
         if not isinstance(model, ir.Model):
             raise UsageError(
                 f"Model expected an onnx_ir.Model; found {type(model).__name__}",
                 at=user_line(),
-                mend="mx.load('lenet.onnx') reads a file; net.build(x=('batch', 4)) makes a model of a layer.",
+                mend="mx.load('lenet.onnx') reads a file; net.build(x=('batch', 4)) makes one of a mx.layers.Layer.",
             )
         super().__init__(model)
         self.inputs = {p.name: p for p in map(_port, real_inputs(model.graph))}
@@ -179,6 +179,10 @@ class Model(KnowsOthers, Surgery):
         learned = (self.ir.graph.initializers[n] for n in weights.trainable_at_all(self.ir.graph, self._listed()))
         count = sum(math.prod(d for d in v.shape if isinstance(d, int)) for v in learned if v.shape is not None)
         return f"Model({name}{show(self.inputs)} -> {show(self.outputs)}, {count:,} parameters)"
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Model], tuple[bytes]]:
+        """Pickled as its file."""
+        return from_bytes, (self.to_bytes(),)
 
     # --- parameters
     def parameters(self) -> dict[str, Array]:

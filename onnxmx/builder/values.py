@@ -68,6 +68,9 @@ class Value(ir.Value):
     def __rpow__(self, other: Arg) -> Value:
         return self.builder.pow(other, self)
 
+    def __abs__(self) -> Value:
+        return self.builder.op("Abs", self)
+
     def __matmul__(self, other: Arg) -> Value:
         return self.builder.matmul(self, other)
 

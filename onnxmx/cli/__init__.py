@@ -20,8 +20,9 @@ import click
 
 from onnxmx import __version__
 from onnxmx.cli.command import HELP_OPTIONS, debug_option
+from onnxmx.cli.habits import command_called
 from onnxmx.cli.report import asks_for_json, report
-from onnxmx.errors import unknown_name
+from onnxmx.errors import UsageError, unknown_name
 
 COMMANDS = ("models", "datasets", "summary", "view", "train", "evaluate", "predict", "quantize", "distill", "serve")
 """In the order of a model's life. `onnxmx NAME` is `onnxmx.cli.NAME.NAME`."""
@@ -43,6 +44,8 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if not args[0].startswith("-") and args[0] not in COMMANDS:
+            if known := command_called(args[0]):
+                raise UsageError(f"no command named {args[0]!r}", mend=known)
             raise unknown_name("command", args[0], COMMANDS)
         return super().resolve_command(ctx, args)
 

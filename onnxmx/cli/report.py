@@ -71,4 +71,10 @@ def _usage(error: click.ClickException) -> OnnxmxError:
         takes = {name for parameter in ctx.command.params for name in parameter.opts}
         if known := advice(error.option_name, takes):
             return OnnxmxError(f"No such option '{error.option_name}'.", mend=known)
+    if ctx and "unexpected extra argument" in error.format_message():
+        data = [f"A dataset is given by --data: {ctx.command_path} MODEL --data DATASET. "]
+        takes = {name for parameter in ctx.command.params for name in parameter.opts}
+        return OnnxmxError(
+            error.format_message(), mend=f"{data[0] if '--data' in takes else ''}See: {ctx.command_path} --help"
+        )
     return OnnxmxError(error.format_message(), mend=f"See: {ctx.command_path if ctx else 'onnxmx'} --help")

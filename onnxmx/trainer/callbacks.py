@@ -12,6 +12,7 @@ from onnxmx.builder.literals import is_number
 from onnxmx.errors import CheckpointError, UsageError, unknown_name
 from onnxmx.files import write_atomic
 from onnxmx.trainer.qat import deployed
+from onnxmx.trainer.schedules import Schedule
 
 if TYPE_CHECKING:
     from onnxmx.trainer.loop import Loop
@@ -188,7 +189,13 @@ def checked(callbacks: Any) -> Sequence[Callback]:
     for callback in callbacks:
         if not isinstance(callback, Callback):
             made = f"{callback.__name__}()" if isinstance(callback, type) else "mx.EarlyStopping()"
-            raise UsageError(f"callbacks expected objects of mx.Callback; found {callback!r}", mend=f"Such as {made}.")
+            schedule = isinstance(callback, Schedule)  # a callback elsewhere
+            raise UsageError(
+                f"callbacks expected objects of mx.Callback; found {callback!r}",
+                mend=f"It is a learning rate: optimizer=mx.Adam(lr=mx.{type(callback).__name__}(...))."
+                if schedule
+                else f"Such as {made}.",
+            )
         if not any(listening([callback], moment) for moment in MOMENTS):
             raise UsageError(
                 f"{type(callback).__name__} expected to override a moment of mx.Callback; found none",

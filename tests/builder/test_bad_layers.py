@@ -119,6 +119,7 @@ TABLE = {
     "reshape to what does not divide": Bad(
         lambda: L.Reshape(5, -1).build(x=IMAGE), ShapeError, r"as many elements in a sample as in \(5, -1\)"
     ),
+    "a shape as one": Bad(lambda: L.Reshape((1, 4, 2)), UsageError, r"Write Reshape\(1, 4, 2\)"),  # type: ignore[arg-type]
     "permute the batch": Bad(lambda: L.Permute(0, 2, 1), UsageError, r"each of the axes 1, 2, .* found \(0, 2, 1\)"),
     "permute an axis twice": Bad(lambda: L.Permute(1, 1), UsageError, r"found \(1, 1\)"),
     "permute too few": Bad(lambda: L.Permute(2, 1).build(x=IMAGE), ShapeError, r"rank 3 \(batch and 2 more\)"),

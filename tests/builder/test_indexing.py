@@ -67,6 +67,10 @@ def test_comparisons(compare: Callable[[Any, Any], Any]) -> None:
         np.testing.assert_array_equal(run(lambda x: compare(other, x)), compare(other, X))  # noqa: B023
 
 
+def test_abs() -> None:
+    np.testing.assert_array_equal(run(lambda x: abs(x - 7.0)), abs(X - 7))
+
+
 def test_the_truth_of_a_comparison_is_not_told() -> None:
     for asks in (lambda x: x if x > 0 else -x, lambda x: 0 < x < 1, lambda x: x * (not x > 0)):
         with pytest.raises(GraphError, match=r"its truth asked for \(bool \(2, 3, 5\)\)(.|\n)*g\.where") as caught:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,12 @@ def test_with_parameters_is_a_copy() -> None:
     scalar = build(lambda x: x * x.builder.parameter("s", (), "ones"), x=(2,)).with_parameters({"s": np.float32(3.0)})
     assert scalar.parameters()["s"].shape == ()
     assert scalar(np.ones(2)).tolist() == [3, 3]
+
+
+def test_a_model_is_pickled_as_its_file() -> None:
+    for copied in (pickle.loads(pickle.dumps(SMALL)), copy.deepcopy(SMALL)):
+        assert copied.to_bytes() == BYTES
+        assert copied.trainable == SMALL.trainable
 
 
 def test_parameters_are_read_only() -> None:

@@ -183,6 +183,7 @@ ARRAY = np.zeros((8, 4), np.float32)
         ({"callbacks": mx.Callback()}, r"callbacks expected a list"),
         ({"callbacks": ["csv"]}, r"objects of mx\.Callback; found 'csv'"),
         ({"callbacks": [mx.EarlyStopping]}, r"found <class (.|\n)*Such as EarlyStopping\(\)"),
+        ({"callbacks": [mx.ReduceOnPlateau(0.1)]}, r"It is a learning rate: .*lr=mx\.ReduceOnPlateau\(\.\.\.\)"),
         ({"callbacks": [mx.Callback()]}, r"a moment of mx\.Callback; found none\n  They are called begin, step"),
         ({"clip": {}}, r"a clipping or a list of them; found {}\n  For example mx\.clip_global_norm"),
         ({"epochs": 1.5}, "epochs expected an integer of at least 1; found 1.5"),

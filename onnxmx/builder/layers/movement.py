@@ -42,7 +42,9 @@ class Reshape(Layer):
             raise UsageError(
                 f"Reshape expected positive integers, one of them -1 at most; found {shape!r}",
                 at=self._source,
-                mend="For example Reshape(16, 7, 7); the batch is not named.",
+                mend=f"Write Reshape{shape[0]}: one number after another, the batch left out."
+                if len(shape) == 1 and isinstance(shape[0], tuple)
+                else "For example Reshape(16, 7, 7); the batch is not named.",
             )
 
     def forward(self, x: Value) -> Value:

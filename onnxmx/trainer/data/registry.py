@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxmx.builder.arguments import checked_arguments
-from onnxmx.errors import unknown_name
+from onnxmx.errors import UsageError, unknown_name
 from onnxmx.trainer.data.dataset import Dataset
 
 SPLITS = ("train", "test")
@@ -82,6 +82,11 @@ def get_dataset(name: str, split: str, data_dir: DataDir = None) -> Dataset:
 
         return split_npz(Path(data_dir or ".") / name, split)
     if name not in _ENTRIES:
+        if isinstance(name, str) and (Path(name).suffix or Path(name).exists()):
+            raise UsageError(
+                f"expected a dataset's name or an .npz file; found {name}",
+                mend="Write numpy.savez('my_data.npz', x=samples, y=labels): docs/data.md.",
+            )
         raise unknown_name("dataset", name, _ENTRIES)
     return _ENTRIES[name].load(split, data_dir)
 
