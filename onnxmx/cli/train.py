@@ -260,7 +260,7 @@ def _try(config: TrainConfig, trained: Run) -> Result:
 
 def answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> Result:
     """What a run came to, in words and as JSON, and the commands that come next. seconds: those of this call."""
-    from onnxmx.trainer.profile import TRACE, summarize
+    from onnxmx.trainer.profile import summarize, traces
     from onnxmx.trainer.timing import show_timing
 
     model, last = folder / "model.onnx", folder / "last.onnx"
@@ -292,8 +292,9 @@ def answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> R
         "stopped": trained.stopped,
         "timing": trained.timing,
     }
-    if config.profile and (folder / TRACE).is_file():
-        summary = summarize(folder / TRACE)
-        lines += ["", str(summary)]
-        answer["profile"] = dataclasses.asdict(summary)
+    if config.profile and (found := {name: summarize(path) for name, path in traces(folder).items()}):
+        for name, summary in found.items():
+            lines += ["", *([f"the {name}'s step"] if name else []), str(summary)]
+        shown = {name: dataclasses.asdict(summary) for name, summary in found.items()}
+        answer["profile"] = shown.get("", shown)
     return Result(answer, "\n".join(lines))

@@ -133,8 +133,12 @@ def _copied(
         return _copied_control(g, node, inputs, known, training)
     if node.overload == CALLED:
         return g.again(node, inputs).outputs
-    rewrite = _REWRITES.get(node.op_type) if training is not None else None
-    return rewrite(g, training, node, inputs) if rewrite and training else g.copy(node, with_numbers(g, node, inputs))
+    rewrite = _REWRITES.get(node.op_type)
+    if rewrite is None or training is None:
+        return g.copy(node, with_numbers(g, node, inputs))
+    parent = (node.name or "").rpartition(".")[0]  # a profile and an error tell by it whose nodes these are
+    with g.scope(parent, source=node.metadata_props.get(SOURCE), absolute=True):
+        return rewrite(g, training, node, inputs)
 
 
 def _copied_control(

@@ -18,6 +18,7 @@ from onnxmx.trainer.engine import ENGINES
 
 if TYPE_CHECKING:
     from onnxmx.trainer.loop import Loop
+    from onnxmx.trainer.step_graph import StepGraph
 
 TRACE = "profile.json"
 _WARM, _STEPS = 3, 20
@@ -95,10 +96,17 @@ def _kernels(events: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]
     return (e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time"))
 
 
+def traces(folder: Path) -> dict[str, Path]:
+    """The traces of a run by the name of the step, which is "" where there is one alone."""
+    found = {path.stem.partition("-")[2]: path for path in sorted(folder.glob("profile-*.json"))}
+    return {"": folder / TRACE} if (folder / TRACE).is_file() else found
+
+
 class Profile(Callback):
     """Before the run, times the operators of some steps on its first batch, on a copy of the state.
 
-    It writes ONNX Runtime's trace as profile.json, which chrome://tracing and ui.perfetto.dev show, and profile.txt.
+    It writes ONNX Runtime's trace as profile.json, which chrome://tracing and ui.perfetto.dev show, and profile.txt; of
+    several steps, as those of a GAN, profile-<step>.json and profile-<step>.txt of each.
     """
 
     def begin(self, loop: Loop) -> None:
@@ -106,14 +114,21 @@ class Profile(Callback):
             raise UsageError("profile expected a run with a folder; found none", mend='Name one: out="runs/first".')
         if loop.steps:
             return  # a resumed run was timed when it began
-        plan, trainer = loop.plan, loop.trainer
-        batch = loop.data.batch(slice(plan.batch_size))
+        state, batch = loop.trainer.engine.state(), loop.data.batch(slice(loop.plan.batch_size))
+        for name, step in loop.trainer.steps.items():
+            read = {part: state[part] for part in step.state_ports}
+            given = batch if any(port["name"].startswith("batch.") for port in step.spec["inputs"]) else {}
+            self._time(loop, f"-{name}" if name else "", step, read, given)
+
+    def _time(self, loop: Loop, name: str, step: StepGraph, state: dict[str, Any], batch: dict[str, Any]) -> None:
+        assert loop.folder is not None
+        plan = loop.plan
         with tempfile.TemporaryDirectory(prefix="onnxmx-") as folder:
             kind = ENGINES[plan.engine].run
             options: dict[str, Any] = {"threads": plan.threads, "provider": plan.provider, "profile": f"{folder}/trace"}
-            engine = kind(trainer.graph, trainer.engine.state(), **options)
+            engine = kind(step, state, **options)
             for _ in range(_WARM + _STEPS):
                 engine.step(batch)
             trace = Path(engine.end_profile())
-            write_atomic(loop.folder / "profile.txt", f"{summarize(trace)}\n".encode())
-            write_atomic(loop.folder / TRACE, trace.read_bytes())
+            write_atomic(loop.folder / f"profile{name}.txt", f"{summarize(trace)}\n".encode())
+            write_atomic(loop.folder / f"profile{name}.json", trace.read_bytes())

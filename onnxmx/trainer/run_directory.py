@@ -29,7 +29,11 @@ Array = np.ndarray[Any, Any]
 _KEPT = 2  # checkpoints; the older one is there in case the newer one is damaged
 _CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # what write_atomic leaves behind when it is killed
-_WRITTEN = ("best/epoch-*.onnx", "metrics.csv", "curves.png", "profile.*", "events.out.tfevents.*")  # by callbacks
+_WRITTEN = (
+    *("best/epoch-*.onnx", "metrics.csv", "curves.png", "events.out.tfevents.*"),
+    *("profile.*", "profile-discriminator.*", "profile-generator.*"),
+)
+"""By callbacks."""
 _SAME = "Resume with the data and settings that the run was started with, or start a new run."
 
 

@@ -177,6 +177,11 @@ class Trainer(KnowsOthers, CheckedArguments):
         objective.check(labels, outputs)
 
     @property
+    def steps(self) -> dict[str, StepGraph]:
+        """The steps that it runs, by name: one, without a name."""
+        return {"": self.graph}
+
+    @property
     def updates(self) -> int:
         """Updates done so far."""
         return int(self.engine.values["step"].numpy())

@@ -79,6 +79,7 @@ WORKS: dict[str, tuple[Any, Callable[[Path], Any]]] = {
     "checkpoint_s": (0.0, lambda run: sorted(p.name for p in (run / "checkpoints").iterdir())),
     "time_budget_s": (1e-6, weights),
     "logs": (["csv"], names),
+    "profile": (True, names),
     "callbacks": ([Note()], names),
 }  # fmt: skip
 """By option, another value than the default, and what of a run's folder it changes."""

@@ -13,7 +13,8 @@ import onnxmx as mx
 from onnxmx import layers as L
 from onnxmx.errors import UsageError
 from onnxmx.trainer.data import Dataset
-from onnxmx.trainer.profile import layer_of, summarize
+from onnxmx.trainer.engine.block_size import block_size
+from onnxmx.trainer.profile import layer_of, summarize, traces
 from tests.trainer.nets import blob_net, blobs
 
 
@@ -69,6 +70,47 @@ def test_a_profile_changes_nothing_of_the_run(tmp_path: Path) -> None:
     assert all(sum(found.layers[name]) > 0 for name in ("0", "head", "loss", "update"))
     assert all(ms >= 0 for ms, _ in found.operators.values())
     assert (tmp_path / "timed" / "profile.txt").read_text() == f"{found}\n"
+
+
+def test_layers_in_the_blocked_layout(tmp_path: Path) -> None:
+    """What stands for a convolution, and the nodes of a function, are told of as the layer's that they are of."""
+    layers = [
+        L.Conv2D(16, 3, name="thin"),
+        L.BatchNorm(name="norm"),
+        L.Activation("relu"),
+        L.Conv2D(16, 3, name="deep"),
+    ]
+    model = L.Sequential(*layers, L.Flatten(), L.Dense(3, name="head")).build(image=("batch", 1, 12, 12))
+    images = np.random.default_rng(0).normal(size=(32, 1, 12, 12)).astype(np.float32)
+    data = Dataset.from_arrays({"image": images}, np.arange(32) % 3)
+    mx.fit(model, data, batch_size=16, threads=1, progress=False, out=tmp_path / "run", profile=True)
+    found = summarize(tmp_path / "run" / "profile.json")
+    assert not [name for name in found.layers if name.startswith("blocked")]
+    assert found.operators["Conv"][1] >= 2
+    assert all(min(found.layers[name]) > 0 for name in ("deep", "head"))
+    assert found.layers["thin"][0] > 0
+    if block_size() is not None:  # else ONNX Runtime opens functions by itself: (BatchNorm2D)
+        assert min(found.layers["norm"]) > 0
+
+
+def test_the_two_steps_of_a_gan(tmp_path: Path) -> None:
+    """Of each a trace of its own; the run is the same as without."""
+    generator = L.Sequential(L.Dense(4, activation="tanh"), L.Dense(2, name="made")).build(z=("batch", 3))
+    critic = L.Sequential(L.Dense(4, activation="tanh"), L.Dense(1, name="score")).build(x=("batch", 2))
+    points = Dataset.from_arrays(np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32))
+    for name, profile in (("plain", False), ("timed", True)):
+        options: dict[str, Any] = {"threads": 1, "samples": 0, "progress": False, "profile": profile}
+        mx.fit_gan(generator, critic, points, batch_size=8, loss="wasserstein_gan", out=tmp_path / name, **options)
+    last = [(tmp_path / name / "last.onnx").read_bytes() for name in ("plain", "timed")]
+    assert last[0] == last[1]
+    assert traces(tmp_path / "plain") == {}
+    found = {name: summarize(path) for name, path in traces(tmp_path / "timed").items()}
+    assert list(found) == ["discriminator", "generator"]
+    for name, summary in found.items():
+        assert summary.steps == 20
+        assert (tmp_path / "timed" / f"profile-{name}.txt").read_text() == f"{summary}\n"
+    assert found["discriminator"].operators != found["generator"].operators
+    assert found["discriminator"].layers.keys() != found["generator"].layers.keys()
 
 
 def test_a_profile_needs_a_folder() -> None:

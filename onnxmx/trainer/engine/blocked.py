@@ -43,15 +43,27 @@ def lower(data: bytes, b: int | None) -> bytes:
     """
     if b is None or b"Conv" not in data:
         return data
-    kept = [(ONNXMX, name) for name in _TILES]
-    proto = onnx.inliner.inline_selected_functions(onnx.load_from_string(data), kept, exclude=True)
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(_inlined(onnx.load_from_string(data))))
     graphs = [model.graph, *model.graph.subgraphs()]  # micro-batches are the body of a Loop
     if not sum(_Lowering(graph, b, f"blocked.{k}").run() for k, graph in enumerate(graphs)):
         return data
     passes.RemoveUnusedNodesPass()(model)
     model.opset_imports[DOMAIN] = 1
     return bytes(ir.to_proto(model).SerializeToString())
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without functions but for _TILES; a function's nodes are named behind the node that called it."""
+    calls = {y: node.name for node in model.graph.node if node.domain == ONNXMX for y in node.output}
+    known = {node.name for node in model.graph.node}
+    kept = [(ONNXMX, name) for name in _TILES]
+    made = onnx.inliner.inline_selected_functions(model, kept, exclude=True)
+    fresh = [(node, node.name.rpartition("__")[2]) for node in made.graph.node if node.name not in known]
+    # All nodes of a call have its number behind their names; the values that it gives out keep theirs.
+    callers = {number: calls[y] for node, number in fresh for y in node.output if y in calls}
+    for node, number in fresh:
+        node.name = f"{callers[number]}.{node.name}" if number in callers else node.name
+    return made
 
 
 class _Lowering:
@@ -343,9 +355,11 @@ class _Lowering:
     ) -> ir.Value:
         attributes = [*attributes, *ir.convenience.convert_attributes(named)]
         self._count += 1
-        node = ir.Node(domain, op_type, inputs, attributes, name=f"{self._name}.{self._count}.{op_type}")
-        node.outputs[0].name = f"{self._name}.{self._count}"
         assert self._at is not None
+        own = f"{self._name}.{self._count}"
+        # Behind the name of what it stands for: a profile tells by that which layer it is of.
+        node = ir.Node(domain, op_type, inputs, attributes, name=f"{self._at.name}.{own}.{op_type}")
+        node.outputs[0].name = own
         self.graph.insert_before(self._at, node)
         return node.outputs[0]
 

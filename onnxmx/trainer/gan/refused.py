@@ -22,7 +22,6 @@ NOT_OF_A_GAN: dict[str, str] = {
     "patience": _NO_BEST,
     "min_delta": _NO_BEST,
     "keep_best": _NO_BEST,
-    "profile": "It times one step, and a GAN has two: profile each .onnx of the folder in ONNX Runtime itself.",
     "overfit_one_batch": "The losses of the two need not fall where they learn: for a trial take fast_dev_run.",
 }
 """By option, the reason, and what to do instead."""

@@ -81,7 +81,7 @@ class GanTrainer:
         self._nets = nets
         prefix = steps[GENERATOR].spec["average"]  # a resumed run knows it from there alone
         self._average = f"{prefix}." if prefix else ""
-        self.graph = steps[DISCRIMINATOR]
+        self.graph, self.steps = steps[DISCRIMINATOR], steps
         self.engine = Rounds(OrtEngine(steps, state, threads=threads, provider=provider), k)
 
     @property

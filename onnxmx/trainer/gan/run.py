@@ -67,6 +67,7 @@ def fit_gan(
     log_every: int = 50,
     time_budget_s: float | None = None,
     logs: Sequence[str] = (),
+    profile: bool = False,
     fast_dev_run: bool = False,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
@@ -85,8 +86,9 @@ def fit_gan(
     its own.   clip, regularize: of the gradients and weights of both.   average: of the generator's weights.
     samples: how many the picture of each epoch shows, samples/epoch-<n>.png in the folder `out`.
     The folder has step-discriminator.onnx and step-generator.onnx over one state.safetensors, model.onnx (the
-    generator) and discriminator.onnx. The rest as in `fit`, of which the other options are refused, each with a reason;
-    fast_dev_run takes as many steps as the generator's first needs, and two at least. `mx.resume` goes on.
+    generator) and discriminator.onnx; with profile=True the traces of both steps, profile-discriminator.json and
+    profile-generator.json, and a .txt of each. The rest as in `fit`, of which the other options are refused, each with
+    a reason; fast_dev_run takes as many steps as the generator's first needs, and two at least. `mx.resume` goes on.
     Raises ShapeError where the two do not fit each other, and what `fit` raises.
     Source: Goodfellow et al. 2014, alg. 1.
     """
@@ -101,6 +103,7 @@ def fit_gan(
         log_every=log_every,
         time_budget_s=time_budget_s,
         logs=logs,
+        profile=profile,
         fast_dev_run=fast_dev_run,
     )
     optimizer = optimizer or Adam(2e-4, beta1=0.5)
