@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from onnxmx.trainer.optimizers import NAdam as NAdam
     from onnxmx.trainer.optimizers import RMSProp as RMSProp
     from onnxmx.trainer.optimizers import Signum as Signum
+    from onnxmx.trainer.outputs import predict as predict
     from onnxmx.trainer.regularizers import L1 as L1
     from onnxmx.trainer.regularizers import L2 as L2
     from onnxmx.trainer.regularizers import MaxNorm as MaxNorm
@@ -175,6 +176,7 @@ _NAMES = {
     "gradient": "onnxmx.trainer.autodiff",
     "gradients": "onnxmx.trainer.grad",
     "load": "onnxmx.builder.model",
+    "predict": "onnxmx.trainer.outputs",
     "quantize": "onnxmx.exporter",
     "quantize_aware": "onnxmx.exporter",
     "resume": "onnxmx.trainer.fit",

@@ -108,12 +108,13 @@ def test_names_that_python_asks_for_are_not_guessed() -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "answer"),
     [
-        ("model", "fit", "mx.fit(model, data, loss=..., optimizer=...)"), ("model", "predict", "model(array), a call"),
+        ("model", "fit", "mx.fit(model, data, loss=..., optimizer=...)"),
+        ("model", "predict", "mx.predict(model, data)"),
         ("model", "state_dict", "model.parameters()"), ("model", "to", "provider='cuda'"),
         ("model", "sumary", "did you mean summary?"), ("model", "zzzz", "Model has no 'zzzz'"),
         ("net", "fit", "net.build(x=('batch', 4)), then mx.fit(model, data)"), ("net", "add", "Sequential([...])"),
         ("net", "initialize", "model = net.build(x=('batch', 4))"), ("net", "layer", "did you mean layers?"),
-        ("run", "predict", "run.model(array)"), ("run", "save", "run.model.save('model.onnx')"),
+        ("run", "predict", "mx.predict(run.model, data)"), ("run", "save", "run.model.save('model.onnx')"),
         ("data", "shuffle", "mx.fit(model, data), which does it"), ("data", "input", "did you mean inputs?"),
         ("data", "targets", "data.labels"), ("trainer", "fit", "mx.fit(model, data)"),
         ("optimizer", "zero_grad", "mx.Trainer(model, optimizer=...).step("),

@@ -31,7 +31,7 @@ TOP = {
     **dict.fromkeys(("autograd", "GradientTape"), "mx.Trainer, a step by hand, and mx.grad"),
     **dict.fromkeys(("no_grad", "inference_mode"), "model(array), a call, which makes no gradients"),
     **dict.fromkeys(("compile", "train"), "mx.fit(model, data, loss=..., optimizer=...)"),
-    **dict.fromkeys(("predict", "Predictor"), "model(array), a call"),
+    "Predictor": "mx.predict(model, data)",
     **dict.fromkeys(("save", "save_model", "export"), "model.save(path), of mx.Model"),
     **dict.fromkeys(("load_model", "load_checkpoint"), "mx.load"),
     **dict.fromkeys(("random_split", "train_test_split"), "mx.data.Dataset.hold_out"),
@@ -113,7 +113,8 @@ INIT = {
 ZOO = {"Sequential": "mx.layers.Sequential", "Model": "mx.build(net, x=('batch', 4)) and mx.load(path)"}
 MODEL = {
     **dict.fromkeys(("fit", "train", "compile", "train_on_batch"), "mx.fit(model, data, loss=..., optimizer=...)"),
-    **dict.fromkeys(("predict", "forward", "call", "run", "apply", "eval"), "model(array), a call"),
+    **dict.fromkeys(("forward", "call", "run", "apply", "eval"), "model(array), a call"),
+    **dict.fromkeys(("predict", "predict_proba"), "mx.predict(model, data)"),
     **dict.fromkeys(("evaluate", "score", "test"), "mx.evaluate(model, data)"),
     **dict.fromkeys(("state_dict", "get_weights", "weights", "named_parameters", "collect_params", "params",
                      "trainable_variables", "trainable_weights"), "model.parameters()"),
@@ -128,7 +129,7 @@ MODEL = {
 _BUILT = "model = net.build(x=('batch', 4))"
 LAYER = {
     **dict.fromkeys(("fit", "compile", "train_on_batch"), f"{_BUILT}, then mx.fit(model, data)"),
-    **dict.fromkeys(("predict", "evaluate"), f"{_BUILT}, then model(array), mx.evaluate(model, data)"),
+    **dict.fromkeys(("predict", "evaluate"), f"{_BUILT}, then mx.predict(model, data), mx.evaluate(model, data)"),
     **dict.fromkeys(("summary", "save", "save_parameters", "export"), f"{_BUILT}, then model.summary()"),
     **dict.fromkeys(("parameters", "named_parameters", "state_dict", "collect_params", "weights", "get_weights",
                      "load_state_dict", "weight"), f"{_BUILT}, then model.parameters()"),
@@ -152,7 +153,7 @@ DATASET = {
     "shape": "data.input_shapes",
 }  # fmt: skip
 RUN = {
-    **dict.fromkeys(("predict", "forward"), "run.model(array), a call"),
+    **dict.fromkeys(("predict", "forward"), "mx.predict(run.model, data), or run.model(array), a call"),
     **dict.fromkeys(("save", "save_weights", "export"), "run.model.save('model.onnx')"),
     **dict.fromkeys(("parameters", "state_dict", "get_weights", "weights"), "run.model.parameters()"),
     **dict.fromkeys(("loss", "losses", "metrics", "epoch", "val_loss"), "run.history, the measures of each epoch"),

@@ -239,7 +239,9 @@ class Model(KnowsOthers, CheckedArguments, Surgery):
                 f"the model expected the inputs {list(self.inputs)}; found {len(args)} by position and {list(kwargs)}",
                 mend="Give each input once, by its place or by its name.",
             )
-        feeds = {name: check_array(self.inputs[name], self._prepared(name, x)) for name, x in given.items()}
+        for name, x in given.items():
+            self.refuse_raw(name, x)
+        feeds = {name: check_array(self.inputs[name], x) for name, x in given.items()}
         sizes: dict[str, int] = {}
         for name, array in feeds.items():
             for dim, size in zip(self.inputs[name].shape or (), array.shape, strict=False):
@@ -250,8 +252,8 @@ class Model(KnowsOthers, CheckedArguments, Surgery):
                     )
         return feeds
 
-    def _prepared(self, name: str, x: Any) -> Any:
-        """The array itself. Raises DataError where it is of bytes, and the file says how to make floats of those."""
+    def refuse_raw(self, name: str, x: Any) -> None:
+        """Raises DataError for bytes as the input `name`, where the file says how to make floats of those."""
         if getattr(x, "dtype", None) == np.uint8 and self.inputs[name].dtype.kind == "f":
             how = self.metadata.get(PREPROCESSING)
             if how is not None and how != AS_IT_IS:
@@ -260,7 +262,6 @@ class Model(KnowsOthers, CheckedArguments, Surgery):
                     at=user_line(),
                     mend="Give x * scale + shift, as in a dataset's batch(slice(4)); `onnxmx predict` takes raw ones.",
                 )
-        return x
 
     # --- files
     def to_bytes(self) -> bytes:

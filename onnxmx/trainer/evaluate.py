@@ -91,7 +91,7 @@ class Evaluator:
         live: bool = False,
     ) -> None:
         self._objective = Objective.of(losses.get(loss), outputs_of(model), specs_of(data.labels), measure)
-        self._batch = _fixed_batch(model)
+        self._batch = fixed_batch(model)
         graph = _with_parameters_as_inputs(model) if live else model.to_bytes()
         self._model = open_session(graph, threads=threads, provider=provider)
         self._measures = open_session(compile_measures(model, self._objective), threads=1)
@@ -263,7 +263,7 @@ def _other_shape(expected: tuple[Dim, ...], found: tuple[int, ...], whole: tuple
     return "Train or choose a model for this data, or another dataset."
 
 
-def _fixed_batch(model: Model) -> int | None:
+def fixed_batch(model: Model) -> int | None:
     """The number of samples that the model's inputs are fixed to, or None."""
     sizes = [port.shape[0] for port in model.inputs.values() if port.shape]
     return next((d for d in sizes if isinstance(d, int)), None)
