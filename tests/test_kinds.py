@@ -59,7 +59,7 @@ TABLE: dict[str, tuple[Callable[[], Any], str]] = {
     "a model for several": (lambda: mx.Joint(blob_net(), {}), "Joint expected models as a dict; found Model"),  # type: ignore[arg-type]
     "a number of groups": (lambda: mx.Adam(groups=THREE), "Adam expected groups as a list; found 3"),
     "one optimizer by name": (lambda: mx.ByName(THREE), "ByName expected optimizers as a dict; found 3"),
-    "text as a warm-up": (lambda: mx.WarmupCosine(0.1, "a"), "warmup as a whole number; found 'a'"),  # type: ignore[arg-type]
+    "text as a warm-up": (lambda: mx.WarmupCosine(0.1, "a"), "warmup of at least 0 updates; found 'a'"),  # type: ignore[arg-type]
     "text after a schedule": (lambda: mx.Cosine(0.1).then("a", 3), "a learning rate expected a finite number"),  # type: ignore[arg-type]
     "arrays without names": (lambda: mx.data.Dataset("a", "train", np.zeros((3, 4))), "inputs as a dict; found nd"),  # type: ignore[arg-type]
     "a number of classes": (lambda: mx.data.Dataset.from_arrays([1], [0], classes=THREE), "classes as a list; found 3"),
