@@ -11,6 +11,8 @@ import onnx_ir as ir
 from onnxmx.builder.inference import InputTypes
 from onnxmx.builder.ops import Arg
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def is_size(x: object) -> TypeGuard[int]:
     """Whether `x` is a positive integer, Python's or numpy's."""
@@ -20,6 +22,11 @@ def is_size(x: object) -> TypeGuard[int]:
 def is_number(x: object) -> TypeGuard[float]:
     """Whether `x` is a real number, Python's or numpy's; True and False are none."""
     return isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool)
+
+
+def is_finite(x: object) -> TypeGuard[float]:
+    """Whether `x` is a number that float32 holds, which a graph computes in: 1e39 would be infinity there."""
+    return is_number(x) and -_LARGEST <= (x if isinstance(x, int) else float(x)) <= _LARGEST
 
 
 def dtype_beside(x: float, place: int, inputs: Sequence[Arg], types: InputTypes) -> ir.DataType | None:

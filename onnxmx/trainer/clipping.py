@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ from onnxmx.builder import random
 from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.builder.literals import is_number
+from onnxmx.builder.literals import is_finite, is_number
 from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import UsageError
 from onnxmx.trainer.named import named
@@ -191,7 +190,7 @@ class GradientNoise(Transform):
     def __post_init__(self) -> None:
         for name in ("variance", "decay"):
             value = getattr(self, name)
-            if not (is_number(value) and math.isfinite(value) and value >= 0):
+            if not (is_finite(value) and value >= 0):
                 raise UsageError(f"the {name} of GradientNoise expected a finite number of at least 0; found {value!r}")
 
     def __call__(self, at: Gradients) -> dict[str, ir.Value]:
@@ -248,5 +247,5 @@ def as_transforms(clip: ClipLike | None) -> tuple[Transform, ...]:
 
 
 def _check_limit(what: str, limit: Any) -> None:
-    if not (is_number(limit) and math.isfinite(limit) and limit > 0):
+    if not (is_finite(limit) and limit > 0):
         raise UsageError(f"{what} expected a finite number above 0; found {limit!r}")

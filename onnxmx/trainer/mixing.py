@@ -17,7 +17,7 @@ from onnxmx.builder import random
 from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value, describe
-from onnxmx.builder.literals import is_number
+from onnxmx.builder.literals import is_finite
 from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import ShapeError, UsageError
 from onnxmx.trainer.named import named
@@ -107,7 +107,7 @@ class Mixup(CheckedArguments):
     alpha: float = 0.2
 
     def __post_init__(self) -> None:
-        if not (is_number(self.alpha) and math.isfinite(self.alpha) and self.alpha > 0):
+        if not (is_finite(self.alpha) and self.alpha > 0):
             raise UsageError(f"{type(self).__name__} expected alpha to be a number above 0; found {self.alpha!r}")
 
     def __call__(self, g: GraphBuilder, inputs: Mapping[str, ir.Value], seed: ir.Value, step: ir.Value) -> Mixed:

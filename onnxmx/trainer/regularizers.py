@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,7 +10,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.builder.literals import is_number
+from onnxmx.builder.literals import is_finite
 from onnxmx.errors import UsageError
 from onnxmx.trainer.clipping import Gradients, Transform, unit_norms
 from onnxmx.trainer.named import named
@@ -30,7 +29,7 @@ class Regularizer(Transform):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if not (is_number(self.strength) and math.isfinite(self.strength) and self.strength > 0):
+        if not (is_finite(self.strength) and self.strength > 0):
             raise UsageError(f"{name} expected a finite number above 0; found {self.strength!r}")
         if not isinstance(self.match, str) or not self.match:
             raise UsageError(f"{name} expected a pattern of names; found {self.match!r}", mend='Such as "*.weight".')

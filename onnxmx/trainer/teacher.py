@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,7 +11,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.graph import GraphBuilder, Value, describe
-from onnxmx.builder.literals import is_number
+from onnxmx.builder.literals import is_finite, is_number
 from onnxmx.builder.metadata import PREPROCESSING
 from onnxmx.builder.model import Model
 from onnxmx.builder.surgery import find
@@ -50,12 +49,12 @@ class Teacher(CheckedArguments):
             raise UsageError(
                 f"a teacher expected a model; found {type(self.model).__name__}", mend="mx.load('teacher.onnx')"
             )
-        if not (is_number(self.temperature) and math.isfinite(self.temperature) and self.temperature > 0):
+        if not (is_finite(self.temperature) and self.temperature > 0):
             raise UsageError(f"temperature expected a finite number above 0; found {self.temperature!r}")
         if not (is_number(self.alpha) and 0 <= self.alpha <= 1):
             raise UsageError(f"alpha expected a share from 0 to 1; found {self.alpha!r}")
         weight = self.feature_weight
-        if not (is_number(weight) and math.isfinite(weight) and weight >= 0):
+        if not (is_finite(weight) and weight >= 0):
             raise UsageError(f"feature_weight expected a finite number of at least 0; found {weight!r}")
 
     def __str__(self) -> str:

@@ -35,7 +35,10 @@ def test_preprocessing_survives_a_dictionary():
     assert Preprocessing.from_dict(Preprocessing(1 / 255, -0.5).to_dict()) == Preprocessing(1 / 255, -0.5)
 
 
-@pytest.mark.parametrize("values", [{"scale": "2"}, {"scale": float("nan")}, {"shift": True}, {"scala": 1.0}])
+@pytest.mark.parametrize(
+    "values",
+    [{"scale": "2"}, {"scale": float("nan")}, {"scale": 1e39}, {"shift": 10**400}, {"shift": True}, {"scala": 1.0}],
+)
 def test_preprocessing_refuses(values):
     with pytest.raises(DataError, match="preprocessing"):
         Preprocessing.from_dict(values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,6 +21,7 @@ from onnxmx.trainer.data.arrays import Array, as_array, blocks, check_finite, ch
 from onnxmx.trainer.data.order import shuffled
 
 Indices = npt.ArrayLike | slice
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Preprocessing(CheckedArguments):
 
     def __post_init__(self) -> None:
         for key, value in self.to_dict().items():
-            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            if (
+                isinstance(value, bool) or not isinstance(value, Real) or not abs(value) <= _LARGEST
+            ):  # NaN is not either
                 raise DataError(f"preprocessing {key!r} expected a finite number; found {value!r}")
             object.__setattr__(self, key, float(value))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.graph import Value
-from onnxmx.builder.literals import is_number
+from onnxmx.builder.literals import is_finite, is_number
 from onnxmx.builder.model import Model
 from onnxmx.errors import OnnxmxWarning, ShapeError, UsageError
 from onnxmx.trainer.joint import Joint, Nets
@@ -52,7 +51,7 @@ class Game:
         if not (is_number(self.smoothing) and 0 <= self.smoothing < 0.5):
             raise UsageError(f"smoothing expected a share of at least 0 and below 0.5; found {self.smoothing!r}")
         weight = 10.0 if self.penalty is None and self.loss == WassersteinGAN.name else self.penalty or 0.0
-        if not (is_number(weight) and math.isfinite(weight) and weight >= 0):
+        if not (is_finite(weight) and weight >= 0):
             raise UsageError(f"penalty expected a finite number of at least 0; found {self.penalty!r}")
         object.__setattr__(self, "penalty", weight)
 

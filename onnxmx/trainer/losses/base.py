@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.functions import Function
 from onnxmx.builder.graph import Dim, GraphBuilder, Value, describe
-from onnxmx.builder.literals import is_number
+from onnxmx.builder.literals import is_finite, is_number
 from onnxmx.builder.ops import FLOAT, INT64
 from onnxmx.builder.values import show_shape
 from onnxmx.errors import SampleError, ShapeError, UsageError
@@ -124,7 +124,7 @@ class Loss(CheckedArguments):
 
     def _at_least(self, name: str, low: float, *, above: bool = False, below: float = math.inf) -> None:
         value = getattr(self, name)
-        fits = is_number(value) and math.isfinite(value) and (value > low if above else value >= low) and value < below
+        fits = is_finite(value) and (value > low if above else value >= low) and value < below
         if not fits:
             limits = f"{'above' if above else 'of at least'} {low:g}" + (f" and below {below:g}" if below < 9e9 else "")
             raise UsageError(f"{self.name} expected {name} to be a number {limits}; found {value!r}")
@@ -282,6 +282,6 @@ def numbers(loss: Loss, name: str, values: Sequence[float] | None) -> tuple[floa
     if isinstance(values, (str, bytes)) or not hasattr(values, "__len__") or not all(is_number(v) for v in values):
         raise UsageError(f"{loss.name} expected {name} to be a list of numbers; found {values!r}")
     found = tuple(float(v) for v in values)
-    if not found or not all(math.isfinite(v) and v >= 0 for v in found) or not any(found):
+    if not found or not all(is_finite(v) and v >= 0 for v in found) or not any(found):
         raise UsageError(f"{loss.name} expected {name} to hold finite numbers of at least 0; found {values!r}")
     return found

@@ -15,7 +15,7 @@ from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.elsewhere import OPTIMIZER, KnowsOthers
 from onnxmx.builder.functions import Function, function
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.builder.literals import is_number
+from onnxmx.builder.literals import is_finite, is_number
 from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import UsageError, nearest
 from onnxmx.trainer.schedules import Rate, Schedule, as_schedule, check_rate
@@ -83,7 +83,7 @@ class Optimizer(KnowsOthers, CheckedArguments):
                 raise UsageError(f"{name} expected a number in [0, 1); found {value!r}")
         for name in self.positives:
             value = getattr(self, name)
-            if not (is_number(value) and math.isfinite(value) and value > 0):
+            if not (is_finite(value) and value > 0):
                 raise UsageError(f"{name} expected a finite number above 0; found {value!r}")
         for name in self.rates:
             check_rate(name, getattr(self, name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import onnx_ir as ir
 from onnxmx.builder.arguments import CheckedArguments
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value, describe
-from onnxmx.builder.literals import is_number, is_size
+from onnxmx.builder.literals import is_finite, is_number, is_size
 from onnxmx.builder.ops import FLOAT
 from onnxmx.builder.source import line_of, raised_at, user_line
 from onnxmx.builder.synonyms import instead_of
@@ -232,7 +231,7 @@ def as_schedule(lr: Rate) -> Schedule:
 
 def check_rate(what: str, rate: float) -> None:
     """Raises UsageError unless `rate` is a finite number that is not negative."""
-    if not (is_number(rate) and math.isfinite(rate) and rate >= 0):
+    if not (is_finite(rate) and rate >= 0):
         raise UsageError(
             f"{what} expected a finite number of at least 0; found {reprlib.repr(rate)}",
             mend=instead_of("parameters", ()) if isinstance(rate, (Mapping, list)) else "For example 1e-3.",

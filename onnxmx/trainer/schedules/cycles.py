@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +9,7 @@ import onnx_ir as ir
 
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.builder.literals import is_number
+from onnxmx.builder.literals import is_finite, is_number
 from onnxmx.builder.ops import FLOAT, INT64
 from onnxmx.errors import UsageError, unknown_name
 from onnxmx.trainer.schedules.base import Schedule, check_rate, check_updates, open_end
@@ -96,7 +95,7 @@ class OneCycle(Schedule):
             raise UsageError(f"the share of OneCycle expected a number in (0, 1); found {self.share!r}")
         for name in ("divide", "final"):
             value = getattr(self, name)
-            if not (is_number(value) and math.isfinite(value) and value >= 1):
+            if not (is_finite(value) and value >= 1):
                 raise UsageError(f"{name} of OneCycle expected a finite number of at least 1; found {value!r}")
         if self.total is not None:
             check_updates("OneCycle", "total", self.total, 1)

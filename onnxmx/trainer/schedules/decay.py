@@ -11,14 +11,14 @@ import onnx_ir as ir
 
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
-from onnxmx.builder.literals import is_number
+from onnxmx.builder.literals import is_finite
 from onnxmx.builder.ops import FLOAT
 from onnxmx.errors import UsageError
 from onnxmx.trainer.schedules.base import Schedule, check_rate, check_updates, open_end, position
 
 
 def _check_factor(what: str, factor: float) -> None:
-    if not (is_number(factor) and math.isfinite(factor) and factor > 0):
+    if not (is_finite(factor) and factor > 0):
         raise UsageError(f"{what} expected a finite number above 0; found {factor!r}")
 
 
