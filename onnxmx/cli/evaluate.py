@@ -33,13 +33,17 @@ def evaluate(
     from onnxmx.builder.model import load
     from onnxmx.trainer.data import get_dataset
     from onnxmx.trainer.evaluate import evaluate as library
+    from onnxmx.trainer.progress import show
 
     found, dataset = load(model), get_dataset(data, split, data_dir)
     started = time.perf_counter()
     measures = library(found, dataset, measure=measure or None, **given(options))
     seconds = time.perf_counter() - started
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in measures.items() if isinstance(value, float))
+    lines = [f"{show(measures)}  ({len(dataset):,} samples of {data} {split}, {seconds:.2f} s)"]
+    for name, table in measures.items():
+        if isinstance(table, list):
+            lines += ["", name, *("  ".join(f"{count:6.0f}" for count in row) for row in table)]
     return Result(
         {"model": model, "data": data, "split": split, "samples": len(dataset), **measures, "seconds": seconds},
-        f"{shown}  ({len(dataset):,} samples of {data} {split}, {seconds:.2f} s)",
+        "\n".join(lines),
     )

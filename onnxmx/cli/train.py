@@ -261,6 +261,7 @@ def _try(config: TrainConfig, trained: Run) -> Result:
 def answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> Result:
     """What a run came to, in words and as JSON, and the commands that come next. seconds: those of this call."""
     from onnxmx.trainer.profile import summarize, traces
+    from onnxmx.trainer.progress import show
     from onnxmx.trainer.timing import show_timing
 
     model, last = folder / "model.onnx", folder / "last.onnx"
@@ -270,8 +271,7 @@ def answer(folder: Path, config: TrainConfig, trained: Run, seconds: float) -> R
     file = shlex.quote(str(model))
     lines = [
         *([f"stopped: {trained.stopped}"] if trained.stopped else []),
-        f"best epoch {trained.best['epoch']} of {config.epochs}  "
-        + "  ".join(f"{k} {v:.4f}" for k, v in trained.best.items() if k != "epoch"),
+        f"best epoch {trained.best['epoch']} of {config.epochs}  {show(trained.best)}",
         *([timing] if (timing := show_timing(trained.timing)) else []),
         f"best model {model}",
         f"last model {last}",

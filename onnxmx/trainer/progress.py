@@ -88,8 +88,11 @@ class Bar:
 
     def step(self, epoch: str, done: int, samples: int, measures: Measures) -> None:
         shown = {name: value for name, value in measures.items() if name != "grad_norm"}  # 80 columns hold no more
-        text = f"{show(shown, ' ')} {self._pace.show(done, samples)}"
-        self._progress.update(self._task, completed=done, epoch=epoch, text=text)
+        pace = self._pace.show(done, samples)
+        room = self._progress.console.width - len(epoch) - len(pace) - 9  # those, the bar, and what is between
+        while len(show(shown, " ")) > room and len(shown) > 2:
+            shown.pop([name for name in shown if name != "lr"][-1])  # a GAN has more
+        self._progress.update(self._task, completed=done, epoch=epoch, text=f"{show(shown, ' ')} {pace}")
 
     def epoch(self, epoch: str, measures: Measures) -> None:
         self._progress.console.print(f"epoch {epoch}  {show(measures)}", highlight=False, markup=False)
@@ -118,11 +121,15 @@ def default_reporter() -> Reporter:
 
 
 def show(measures: Mapping[str, Any], gap: str = "  ") -> str:
-    """`loss 0.0345  accuracy 0.9883`"""
+    """`loss 0.0345  accuracy 0.9883  skipped 2`"""
     return gap.join(
-        f"{name} {value:.3g}" if name == "lr" else f"{name} {value:.4f}"
+        f"{name} {value:.3g}"
+        if name == "lr"
+        else f"{name} {value:.4f}"
+        if isinstance(value, float)
+        else f"{name} {value}"
         for name, value in measures.items()
-        if isinstance(value, float)  # a confusion matrix is for the log
+        if isinstance(value, (int, float)) and name != "epoch"  # a confusion matrix is for the log
     )
 
 

@@ -66,6 +66,20 @@ def test_clippings(folder: Path, capsys: pytest.CaptureFixture[str], given: list
     assert tomllib.loads((folder / "run" / "config.toml").read_text())["clip"] == kept
 
 
+def test_a_metric_that_is_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The log holds it, and `evaluate` shows it."""
+    words = ("--measure", "confusion_matrix", "--measure", "accuracy")
+    done = here(capsys, "train", "mlp", "--data", "digits", "--epochs", 1, "--batch-size", 512, "-o", "run", *words)
+    assert done.code == 0, done.err
+    assert re.match(r"best epoch 1 of 1  loss [\d.]+  accuracy [\d.]+  grad_norm [\d.]+  validation_loss", done.out)
+    done = here(capsys, "evaluate", "run/model.onnx", "--data", "digits", *words)
+    first, _, name, *rows = done.out.splitlines()
+    assert first.startswith("loss ")
+    assert name == "confusion_matrix"
+    assert [len(row.split()) for row in rows] == [10] * 10
+    assert sum(int(count) for row in rows for count in row.split()) == 359
+
+
 @pytest.mark.parametrize("given", [["max_norm:strength=2"], ["l1:strength=1e-4,match='*.weight'", "l2:strength=1e-3"]])
 def test_regularizers(folder: Path, capsys: pytest.CaptureFixture[str], given: list[str]) -> None:
     words = [word for text in given for word in ("--regularize", text)]

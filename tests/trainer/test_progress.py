@@ -31,6 +31,7 @@ def drive(reporter: Any, steps: int = 4, done: int = 0) -> None:
 
 def test_show() -> None:
     assert show(MEASURES) == "loss 0.0345  accuracy 0.9883  lr 0.000123"
+    assert show({"epoch": 2, "loss": 0.5, "confusion_matrix": [[1.0]], "skipped": 3}) == "loss 0.5000  skipped 3"
 
 
 def test_silence(capfd: pytest.CaptureFixture[str]) -> None:
@@ -72,6 +73,20 @@ def test_a_bar_that_never_stepped(capfd: pytest.CaptureFixture[str]) -> None:
     """A run that is resumed when it has ended already."""
     drive(Bar(), steps=3, done=3)
     assert "loss 0.0345" in capfd.readouterr().err
+
+
+def test_a_bar_of_many_measures_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a GAN: of the last ones as many are left out as must be, and never the bar."""
+    monkeypatch.setenv("COLUMNS", "80")
+    bar = Bar()
+    bar.begin(400, 0, 0)
+    scores = {"loss": 1.0629, "generator_loss": 2.7902, "real_score": 2.0937, "made_score": -1.4199, "lr": 2e-4}
+    bar.step("12/100", 1, 64, scores)
+    text = bar._progress.tasks[0].fields["text"]
+    bar.end(1)
+    assert len("12/100 " + "━" * 5 + f" {text}") <= 80
+    assert text.startswith("loss 1.0629 ")
+    assert re.search(r" lr 0\.0002 [\d,]+ samples/s \d+:\d\d left", text.replace("  ", " "))
 
 
 def run_of(tmp_path: Path, **options: Any) -> dict[str, Any]:
