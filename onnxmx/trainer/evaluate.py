@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder.arguments import checked_arguments
+from onnxmx.builder.layers import Layer
 from onnxmx.builder.literals import beyond
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import open_session, run_errors, runtime
@@ -55,7 +56,10 @@ def evaluate(
 
 def check_kinds(caller: str, model: Any, data: Any, validation: Any = None) -> None:
     """Raises UsageError for what is easily given in place of a model and datasets."""
-    build = 'Build a layer first: layer.build(x=("batch", 784)); load a file: mx.load(path); a run has run.model.'
+    build = "Build a layer first: layer.build(x=('batch', 784)); load a file: mx.load(path); a run has run.model."
+    if isinstance(model, Layer) and isinstance(data, Dataset):
+        shapes = {name: ("batch", *shape) for name, shape in data.input_shapes.items()}
+        build = f"Build it first: model = net.build({', '.join(f'{name}={shape}' for name, shape in shapes.items())})."
     held_out = "Hold samples out of the others: train, test = data.hold_out(0.2)."
     validating = held_out if isinstance(validation, float) else instead_of_dataset(validation)
     rows = (
@@ -254,6 +258,8 @@ def _other_shape(expected: tuple[Dim, ...], found: tuple[int, ...], whole: tuple
     sizes = [d for d in expected if isinstance(d, int)]
     if agree(whole, found):
         return f"The first dimension of an input counts samples: build(x=('batch', {', '.join(map(str, found))}))."
+    if len(expected) == 1 and not found:
+        return "Samples come first: x[None] holds one of them."
     if len(found) == 3 and agree(expected, (found[2], *found[:2])):
         return "Channels come before height and width: x.transpose(0, 3, 1, 2)."
     if len(expected) == 3 and agree(expected, (1, *found)):

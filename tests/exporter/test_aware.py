@@ -92,7 +92,7 @@ def test_training_mends_what_rounding_broke(train_data: Dataset, test_data: Data
     """One hidden unit of 100 times the range of the others leaves these three values of 256."""
     net = L.Sequential(L.Flatten(), L.Dense(24, activation="relu"), L.Dense(10))
     model = train(net.build(image=("batch", 1, 8, 8)), train_data, 12)
-    arrays = model.parameters()
+    arrays = {name: array.copy() for name, array in model.parameters().items()}
     unit = int(np.argmax(np.abs(arrays["2.weight"]).max(1)))
     arrays["1.weight"][:, unit] *= 100
     arrays["1.bias"][unit] *= 100

@@ -37,7 +37,7 @@ def test_one_wild_sample_does_not_spoil_the_ranges(tmp_path: Path) -> None:
 def with_a_wide_activation() -> Model:
     """A unit of the second layer gives 1e5 and the third layer ignores it: 8 bits there leave nothing of the others."""
     model = four_layers()
-    bias, weight = model.parameters()["1.bias"], model.parameters()["2.weight"]
+    bias, weight = (model.parameters()[name].copy() for name in ("1.bias", "2.weight"))
     bias[0], weight[0, :] = 1e5, 0
     return model.with_parameters({"1.bias": bias, "2.weight": weight})
 

@@ -102,6 +102,7 @@ BAD: list[tuple[Any, Dataset, dict[str, Any], type[Exception], str]] = [
     (image_net, sample(8, 8, 1), {}, DataError, r"before height and width: x\.transpose\(0, 3, 1, 2\)"),
     (image_net, sample(8, 8), {}, DataError, r"an axis of channels: x\[:, None\]"),
     (image_net, sample(64), {}, DataError, r"Give the samples that shape: x\.reshape\(-1, 1, 8, 8\)"),
+    (blob_net, sample(), {}, DataError, r"Samples come first: x\[None\]"),
     (image_net, sample(63), {}, DataError, r"or another dataset\.$"),
     (blob_net, Dataset.from_arrays(X), {}, DataError, "expected one label"),
     (blob_net, Dataset.from_arrays({"a": X, "b": X}, np.zeros(8, np.int64)), {}, DataError,
@@ -166,7 +167,8 @@ ARRAY = np.zeros((8, 4), np.float32)
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"model": L.Dense(3)}, "a model; found Dense\n  Build a layer first"),
+        ({"model": L.Dense(3)}, r"a model; found Dense\n  Build it first: model = net\.build\(x=\('batch', 4\)\)"),
+        ({"model": L.Dense(3), "data": ARRAY}, "a model; found Dense\n  Build a layer first"),
         ({"data": ARRAY}, r"a dataset; found ndarray\n  Make one of arrays: mx\.data\.Dataset\.from_arrays"),
         ({"data": (ARRAY, ARRAY)}, r"a dataset; found tuple\n  Make one of arrays"),
         ({"data": Samples()}, r"a dataset; found Samples\n  .*from_arrays\(\*zip\(\*samples\)\)"),
