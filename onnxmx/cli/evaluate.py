@@ -18,7 +18,12 @@ _EVALUATE = "onnxmx.trainer.evaluate:evaluate"
 @data_options()
 @click.option("--split", default="test", show_default=True, help="Which part of the dataset: train or test.")
 @library_option("--loss", default_in=f"{_EVALUATE}.loss", help="By default that of the model's training.")
-@click.option("--measure", multiple=True, metavar="METRIC", help="What to measure, such as mcc; again for another.")
+@click.option(
+    "--measure",
+    multiple=True,
+    metavar="METRIC",
+    help="What to measure, such as mcc, or of one output digit=mcc; again for another.",
+)
 @library_option("--batch-size", type=int, default_in=f"{_EVALUATE}.batch_size", help="Samples a run.")
 @threads_option(_EVALUATE)
 @provider_option(_EVALUATE)

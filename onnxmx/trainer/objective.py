@@ -56,7 +56,7 @@ class Objective:
         found: the label columns of the data; None where there is no data yet.
         Raises ShapeError where loss and outputs do not fit, DataError where a label column is missing, UsageError.
         """
-        whole = isinstance(loss, Loss)
+        whole, measure = isinstance(loss, Loss), _by_output(measure)
         parts = [("", loss)] if isinstance(loss, Loss) else list(loss.tasks)
         if isinstance(measure, Mapping):
             if whole:
@@ -69,7 +69,7 @@ class Objective:
         elif measure and not whole:
             raise UsageError(
                 f"measure expected metrics by output, as there are several losses; found {measure!r}",
-                mend="For example measure={'digit': ['accuracy']}.",
+                mend="For example measure={'digit': ['accuracy']}, or 'digit=accuracy'.",
             )
         tasks: list[Task] = []
         labels: dict[str, Spec] = {}
@@ -161,6 +161,20 @@ class Objective:
         for task in self.tasks:
             for name in task.columns:
                 task.loss.check(name, arrays[name], {o: outputs[o] for o in task.outputs})
+
+
+def _by_output(measure: Measure) -> Measure:
+    """Metrics that are all text of the form `digit=accuracy`, as a mapping; any others as they are."""
+    texts = [measure] if isinstance(measure, str) else measure
+    if not isinstance(texts, (list, tuple)) or not all(
+        isinstance(m, str) and "=" in m.partition(":")[0] for m in texts
+    ):
+        return measure
+    found: dict[str, list[MetricLike]] = {}
+    for text in texts:
+        output, _, metric = text.partition("=")
+        found.setdefault(output, []).append(metric)
+    return found or measure
 
 
 def outputs_of(model: Model) -> dict[str, ir.Value]:

@@ -26,10 +26,11 @@ mx.fit(model, data, loss={"digit": "softmax_cross_entropy", "odd": mx.losses.Sig
 mx.fit(model, data, loss=lambda output, label: (output - label) ** 4.0)   # a function of graph values
 ```
 
-On the command line several losses are `--loss "digit=softmax_cross_entropy odd=sigmoid_bce:weight=0.3"`, and a function
-of one's own is `--loss path.py:function`. Such a function gets the output and the label, or, by the names of its
-parameters, any outputs and labels; it returns a value for each sample or element, or a mean. A model's file names the
-loss that it was trained with, and `evaluate` and `quantize` measure by it; a function has to be given again.
+On the command line several losses are `--loss "digit=softmax_cross_entropy odd=sigmoid_bce:weight=0.3"`, their metrics
+`--measure odd=auc --measure odd=f_beta`, and a function of one's own is `--loss path.py:function`. Such a function gets
+the output and the label, or, by the names of its parameters, any outputs and labels; it returns a value for each sample
+or element, or a mean. A model's file names the loss that it was trained with, and `evaluate` and `quantize` measure by
+it; a function has to be given again.
 
 ```python
 def pinball(output, label):                      # a loss: the 0.9 quantile.   output, label: (batch, 1)

@@ -71,6 +71,9 @@ def test_one_loss_among_several_columns() -> None:
 
 def test_measures_of_several_losses() -> None:
     run = mx.fit(two_heads(), BOTH, loss=TASKS, measure={"odd": ["auc", "mcc"]}, **QUICK)
+    as_text = mx.fit(two_heads(), BOTH, loss=TASKS, measure=["odd=auc", "odd=mcc"], **QUICK)
+    assert as_text.history == run.history
+    assert mx.evaluate(run.model, BOTH, measure="digit=top_k:k=2").keys() >= {"digit.top_2"}
     assert set(run.history[0]) == {
         "epoch", "loss", "digit.loss", "digit.accuracy", "odd.loss", "odd.auc", "odd.mcc", "grad_norm"}  # fmt: skip
 
