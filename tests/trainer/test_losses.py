@@ -123,6 +123,20 @@ def test_where_nothing_counts_the_loss_is_zero() -> None:
     assert (loss, figure, np.abs(dx).max()) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("blank", [1, 2, 4])
+def test_ctc_with_another_blank(blank: int) -> None:
+    """With its classes moved round by `blank` it is what it is with the blank 0, which PyTorch vouches for."""
+    output = np.random.default_rng(0).normal(size=(3, 8, 5)).astype(np.float32)
+    label = np.array([[1, 2, 2, 4], [3, 1, -1, -1], [-1, -1, -1, -1]])
+    lengths = {"frames": np.array([8, 5, 6])}
+    expected, slope, _ = run("ctc:lengths=frames", [output], {"label": label} | lengths)
+    moved = np.where(label < 0, label, (label + blank) % 5)
+    outputs = [np.roll(output, blank, axis=2)]
+    found, moved_slope, _ = run(f"ctc:blank={blank},lengths=frames", outputs, {"label": moved} | lengths)
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    np.testing.assert_allclose(moved_slope, np.roll(slope, blank, axis=2), atol=1e-6)
+
+
 def test_ctc_whose_label_does_not_fit_counts_as_zero() -> None:
     output = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     labels = {"label": np.array([[1, 1, 2], [3, -1, -1]])}  # the first needs four steps
