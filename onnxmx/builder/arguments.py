@@ -10,6 +10,7 @@ import functools
 import inspect
 from abc import ABCMeta
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar
 
 from onnxmx.builder.elsewhere import hint
@@ -126,6 +127,19 @@ def checked_methods(cls: type[C]) -> type[C]:
         if inspect.isfunction(method) and not name.startswith("_"):
             setattr(cls, name, checked_arguments(method))
     return cls
+
+
+def integer(name: str, found: Any, low: int, below: int | None = None) -> int:
+    """`found`, Python's or numpy's, as an int, which JSON can hold. Raises UsageError for others and beyond the limits.
+
+    low: the least that will do.   below: what is too much.
+    """
+    if isinstance(found, bool) or not isinstance(found, Integral) or int(found) < low:
+        raise UsageError(f"{name} expected an integer of at least {low}; found {found!r}")
+    if below is not None and int(found) >= below:
+        shown = f"2^{below.bit_length() - 1}" if below > 10**6 else below
+        raise UsageError(f"{name} expected an integer below {shown}; found {found!r}")
+    return int(found)
 
 
 _STUMBLES = (TypeError, AttributeError, ValueError)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Integral
 from typing import Any
 
+from onnxmx.builder.arguments import integer
 from onnxmx.errors import DataError, GraphError, MissingExtraError, OnnxmxError, UsageError, first_line
 
 PROVIDERS = {"cpu": "cpu", "cuda": "cuda", "cuda_tf32": "cuda"}
@@ -107,11 +107,7 @@ def check_threads(threads: int | None) -> int:
     """
     if threads is None:
         return cores()
-    if isinstance(threads, bool) or not isinstance(threads, Integral) or threads < 1:
-        raise UsageError(f"threads expected an integer of at least 1; found {threads!r}")
-    if threads > MOST_THREADS:
-        raise UsageError(f"threads expected an integer of at most {MOST_THREADS}; found {threads!r}")
-    return int(threads)
+    return integer("threads", threads, 1, MOST_THREADS + 1)
 
 
 def check_provider(provider: str) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder import random
-from onnxmx.builder.arguments import CheckedArguments
+from onnxmx.builder.arguments import CheckedArguments, integer
 from onnxmx.builder.functions import function
 from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.model import Model
@@ -134,8 +134,7 @@ class Joint(CheckedArguments):
 
     def state(self, seed: int = 0) -> dict[str, Array]:
         """The state before the first step, by name without `state.`. Raises UsageError for what is no seed."""
-        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-            raise UsageError(f"seed expected an integer of at least 0 and below 2^63; found {seed!r}", at=user_line())
+        seed = integer("seed", seed, 0, 2**63)
         found: dict[str, Array] = {"step": np.array(0, np.int64), "seed": np.array(seed, np.int64)}
         for model in self.models:
             found |= {f"{model}.{name}": array for name, array in self._state_of(model).items()}

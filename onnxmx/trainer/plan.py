@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
+from onnxmx.builder.arguments import integer
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.session import check_provider, check_threads
 from onnxmx.errors import UsageError, unknown_name
@@ -80,8 +78,7 @@ class Plan:
                 f"batch_size expected a multiple of its {self.micro_batches} micro-batches; found {self.batch_size}",
                 mend=f"Take {self.batch_size + -self.batch_size % self.micro_batches}, or other micro_batches.",
             )
-        if self.seed >= 2**63:
-            raise UsageError(f"seed expected an integer below 2^63; found {self.seed}")
+        integer("seed", self.seed, 0, 2**63)
         object.__setattr__(self, "threads", check_threads(self.threads))
         check_provider(self.provider)
         if self.tune not in MODES:
@@ -137,10 +134,3 @@ class Plan:
 
 
 _LEAST = {"epochs": 1, "batch_size": 1, "micro_batches": 1, "seed": 0, "log_every": 1, "keep_best": 0}
-
-
-def integer(name: str, found: Any, low: int) -> int:
-    """`found`, Python's or numpy's, as an int, which JSON can hold. Raises UsageError for others and below `low`."""
-    if isinstance(found, bool) or not isinstance(found, (int, np.integer)) or found < low:
-        raise UsageError(f"{name} expected an integer of at least {low}; found {found!r}")
-    return int(found)

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxmx.builder import weights
-from onnxmx.builder.arguments import checked_arguments
+from onnxmx.builder.arguments import checked_arguments, integer
 from onnxmx.builder.graph import Dim, GraphBuilder, Value
 from onnxmx.builder.model import Model, Port
 from onnxmx.builder.ops import FLOAT, INT64
@@ -114,6 +114,7 @@ def compile_step(
     # A part of a batch adds its share of a mean. Where labels weigh unlike, that mean is over all of the batch's.
     whole: Counts = []
     if micro_batch is not None:
+        micro_batch = integer("micro_batch", micro_batch, 1, 2**63)
         with g.scope("counts"):
             whole = objective.counts(g, outputs_of(model), batch)
     one_pass = _OnePass(maker, model, objective, states, mixed_precision, mix, teach, tune, whole)
@@ -261,7 +262,11 @@ def compile_figures(objective: Objective, sums: Mapping[str, Sequence[int]]) -> 
 def initial_state(
     model: Model, optimizer: OptimizerLike, seed: int, average: AverageLike | None = None, precision: str = "float32"
 ) -> dict[str, Array]:
-    """The state before the first step, by name without `state.`: step 0, the seed, parameters, slots, averages."""
+    """The state before the first step, by name without `state.`: step 0, the seed, parameters, slots, averages.
+
+    Raises UsageError for what is no seed.
+    """
+    seed = integer("seed", seed, 0, 2**63)
     arrays: dict[str, Array] = {"step": np.array(0, np.int64), "seed": np.array(seed, np.int64)}
     arrays |= model.parameters()
     added = _added(model, Update.of(optimizer, average=average), get_precision(precision), arrays)

@@ -15,7 +15,7 @@ from onnxmx.builder.elsewhere import TRAINER, KnowsOthers
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model
 from onnxmx.builder.session import check_provider, check_threads
-from onnxmx.errors import CheckpointError, DataError
+from onnxmx.errors import CheckpointError, DataError, unknown_name
 from onnxmx.trainer import losses, state
 from onnxmx.trainer.averages import AverageLike
 from onnxmx.trainer.clipping import ClipLike
@@ -78,6 +78,8 @@ class Trainer(KnowsOthers, CheckedArguments):
         provider: str = "cpu",
         engine: str = "ort",
     ) -> None:
+        if engine not in ENGINES:
+            raise unknown_name("engine", engine, ENGINES)
         check_precision(precision, check_provider(provider), engine)
         update = Update.of(Adam() if optimizer is None else optimizer, clip, regularize, average)
         step = compile_step(

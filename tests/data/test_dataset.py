@@ -115,6 +115,9 @@ def test_hold_out(count, share, held):
 def test_a_share_that_is_none(share):
     with pytest.raises(UsageError, match=r"hold_out expected (a share between 0 and 1|share as a number)"):
         make().hold_out(share)
+    for seed in (-1, 2**64, 0.5, np.inf):
+        with pytest.raises(UsageError, match="seed expected an integer"):
+            make().hold_out(seed=seed)
     with pytest.raises(DataError, match="2 samples or more"):
         make().take(1).hold_out()
 

@@ -102,6 +102,24 @@ def test_a_step_refuses_masked_values() -> None:
         mx.Trainer(blob_net(), threads=1).step({"x": x, "label": np.zeros(4, np.int64)})
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"engine": "ortt"}, "no engine named 'ortt'\n  Did you mean 'ort'"),
+        ({"engine": None}, "no engine named None"),
+        *(
+            ({"seed": seed}, r"seed expected an integer (of at least 0|below 2\^63)")
+            for seed in (-1, 2**63, math.inf, "1")
+        ),
+        *(({"micro_batch": size}, "micro_batch expected an integer") for size in (0, 0.5, math.inf, 2**63)),
+        ({"threads": 0}, "threads expected an integer of at least 1; found 0"),
+    ],
+)
+def test_options_of_a_trainer_that_there_are_not(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        mx.Trainer(blob_net(), **{"threads": 1, **options})
+
+
 # --- moments
 class Notes(mx.Callback):
     """Writes down each moment."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Never
 import numpy as np
 import numpy.typing as npt
 
-from onnxmx.builder.arguments import CheckedArguments, checked_arguments
+from onnxmx.builder.arguments import CheckedArguments, checked_arguments, integer
 from onnxmx.builder.elsewhere import DATASET, KnowsOthers
 from onnxmx.builder.source import user_line
 from onnxmx.errors import DataError, UsageError
@@ -220,7 +220,7 @@ class Dataset(KnowsOthers, CheckedArguments):
             raise UsageError(f"hold_out expected a share between 0 and 1; found {share!r}", at=user_line())
         if len(self) < 2:
             raise DataError(f"{self._here} expected 2 samples or more, one of them to test; found {len(self)}")
-        order = shuffled(len(self), seed)
+        order = shuffled(len(self), integer("seed", seed, 0, 2**64))
         count = min(max(1, int(len(self) * share)), len(self) - 1)
         rest, held = (self.subset(np.sort(part)) for part in (order[count:], order[:count]))
         return rest, replace(held, split="test")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxmx.builder.arguments import checked_arguments, refused_arguments
+from onnxmx.builder.arguments import checked_arguments, integer, refused_arguments
 from onnxmx.builder.metadata import LOSS
 from onnxmx.builder.model import Model, from_bytes, load
 from onnxmx.errors import CheckpointError, DataError, OnnxmxWarning
@@ -30,7 +30,7 @@ from onnxmx.trainer.joint import Joint
 from onnxmx.trainer.launch import TRIAL, begin, claimed, identity_of, reporter
 from onnxmx.trainer.loop import Loop, Run
 from onnxmx.trainer.optimizers import Adam, OptimizerLike
-from onnxmx.trainer.plan import Plan, integer
+from onnxmx.trainer.plan import Plan
 from onnxmx.trainer.regularizers import RegularizerLike
 from onnxmx.trainer.run_directory import RunDirectory
 from onnxmx.trainer.step import StepGraph
