@@ -17,6 +17,7 @@ from onnxmx.builder.graph import GraphBuilder
 from onnxmx.builder.metadata import CHECKPOINT, SOURCE
 from onnxmx.builder.model import check
 from onnxmx.builder.source import user_line
+from onnxmx.builder.unused import remove_unused
 from onnxmx.errors import CheckpointError
 from onnxmx.files import sha256, write_atomic
 from onnxmx.trainer import state
@@ -101,12 +102,9 @@ def finish(
     """
     model = g.model()
     open_called(model)
-    for tidy in (
-        passes.RemoveUnusedNodesPass(),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
-    ):
-        tidy(model)
+    remove_unused(model)
+    passes.CommonSubexpressionEliminationPass()(model)
+    passes.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     for port in list(model.graph.inputs):
         if (port.name or "").startswith("state.") and not port.uses():  # of another step that shares the state
             model.graph.inputs.remove(port)
@@ -118,6 +116,7 @@ def finish(
     if plain:
         check(proto, title)
     data = proto.SerializeToString(deterministic=True)
+    outputs = {y.name for y in proto.graph.output}
     spec = {
         "format": FORMAT,
         "title": title,
@@ -127,7 +126,7 @@ def finish(
         "average": average.prefix if average and average.use else None,
         "total": total,
         "checkpoint": any(CHECKPOINT in node.metadata_props for node in model.graph),
-        "inputs": [_describe(v, {y.name for y in proto.graph.output}) for v in proto.graph.input],
+        "inputs": [_describe(v, outputs) for v in proto.graph.input],
         "outputs": [_describe(v) for v in proto.graph.output],
     }
     return StepGraph(data, spec)

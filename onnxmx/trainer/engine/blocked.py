@@ -22,9 +22,9 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 
 from onnxmx.builder.graph import DOMAIN as ONNXMX
+from onnxmx.builder.unused import remove_unused
 from onnxmx.trainer.engine.block_size import DOMAIN
 
 _POINTWISE = {
@@ -47,7 +47,7 @@ def lower(data: bytes, b: int | None) -> bytes:
     graphs = [model.graph, *model.graph.subgraphs()]  # micro-batches are the body of a Loop
     if not sum(_Lowering(graph, b, f"blocked.{k}").run() for k, graph in enumerate(graphs)):
         return data
-    passes.RemoveUnusedNodesPass()(model)
+    remove_unused(model)
     model.opset_imports[DOMAIN] = 1
     return bytes(ir.to_proto(model).SerializeToString())
 
