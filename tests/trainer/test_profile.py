@@ -72,7 +72,8 @@ def test_a_profile_changes_nothing_of_the_run(tmp_path: Path) -> None:
     assert (tmp_path / "timed" / "profile.txt").read_text() == f"{found}\n"
 
 
-def test_layers_in_the_blocked_layout(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parts", [1, 4])
+def test_layers_in_the_blocked_layout(tmp_path: Path, parts: int) -> None:
     """What stands for a convolution, and the nodes of a function, are told of as the layer's that they are of."""
     layers = [
         L.Conv2D(16, 3, name="thin"),
@@ -83,7 +84,8 @@ def test_layers_in_the_blocked_layout(tmp_path: Path) -> None:
     model = L.Sequential(*layers, L.Flatten(), L.Dense(3, name="head")).build(image=("batch", 1, 12, 12))
     images = np.random.default_rng(0).normal(size=(32, 1, 12, 12)).astype(np.float32)
     data = Dataset.from_arrays({"image": images}, np.arange(32) % 3)
-    mx.fit(model, data, batch_size=16, threads=1, progress=False, out=tmp_path / "run", profile=True)
+    options: dict[str, Any] = {"threads": 1, "progress": False, "out": tmp_path / "run", "profile": True}
+    mx.fit(model, data, batch_size=16, micro_batches=parts, **options)
     found = summarize(tmp_path / "run" / "profile.json")
     assert not [name for name in found.layers if name.startswith("blocked")]
     assert found.operators["Conv"][1] >= 2

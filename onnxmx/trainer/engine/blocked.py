@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 import onnx_ir as ir
 
 from onnxmx.builder.graph import DOMAIN as ONNXMX
 from onnxmx.builder.unused import remove_unused
 from onnxmx.trainer.engine.block_size import DOMAIN
+from onnxmx.trainer.engine.functions import without_functions
 
 _POINTWISE = {
     *("Abs", "Add", "Cast", "Clip", "Div", "Elu", "Equal", "Erf", "Exp", "Greater", "HardSigmoid", "HardSwish"),
@@ -43,27 +43,13 @@ def lower(data: bytes, b: int | None) -> bytes:
     """
     if b is None or b"Conv" not in data:
         return data
-    model = ir.from_proto(onnx.shape_inference.infer_shapes(_inlined(onnx.load_from_string(data))))
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(without_functions(onnx.load_from_string(data), _TILES)))
     graphs = [model.graph, *model.graph.subgraphs()]  # micro-batches are the body of a Loop
     if not sum(_Lowering(graph, b, f"blocked.{k}").run() for k, graph in enumerate(graphs)):
         return data
     remove_unused(model)
     model.opset_imports[DOMAIN] = 1
     return bytes(ir.to_proto(model).SerializeToString())
-
-
-def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without functions but for _TILES; a function's nodes are named behind the node that called it."""
-    calls = {y: node.name for node in model.graph.node if node.domain == ONNXMX for y in node.output}
-    known = {node.name for node in model.graph.node}
-    kept = [(ONNXMX, name) for name in _TILES]
-    made = onnx.inliner.inline_selected_functions(model, kept, exclude=True)
-    fresh = [(node, node.name.rpartition("__")[2]) for node in made.graph.node if node.name not in known]
-    # All nodes of a call have its number behind their names; the values that it gives out keep theirs.
-    callers = {number: calls[y] for node, number in fresh for y in node.output if y in calls}
-    for node, number in fresh:
-        node.name = f"{callers[number]}.{node.name}" if number in callers else node.name
-    return made
 
 
 class _Lowering:
