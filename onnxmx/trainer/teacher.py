@@ -23,7 +23,7 @@ from onnxmx.trainer.forward import copy_model
 from onnxmx.trainer.logits import before_activations
 from onnxmx.trainer.losses import SoftmaxCrossEntropy, class_axis
 from onnxmx.trainer.losses.base import Values
-from onnxmx.trainer.objective import Objective, outputs_of
+from onnxmx.trainer.objective import Objective, Task, outputs_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,8 @@ class Teacher(CheckedArguments):
 
     model: the teacher, which stays as it is; it runs in its inference form.
     temperature: T, by which both logits are divided before the softmax.   alpha: the share of the soft targets.
-    Beside another loss than softmax_cross_entropy the soft part is the mean squared difference of the outputs.
+    Beside another loss than softmax_cross_entropy the soft part is the mean squared difference of the outputs. Of
+    several losses each output has its soft part, by the teacher's output of its name and the weight of its loss.
     features: {value of the student: value of the teacher} whose mean squared difference is added, `feature_weight`
     times; values or layers by name. Images of the same size and other channels are compared by their attention maps.
     Source: Hinton et al. 2015, section 2; Romero et al. 2015, eq. 3; Zagoruyko & Komodakis 2017, eq. 2.
@@ -81,27 +82,41 @@ class Teacher(CheckedArguments):
     ) -> Value:
         """The loss to train by. own: that of the labels.   outputs: of `seen_in`, logits.   inputs: of a batch.
 
-        Raises UsageError for several losses, ShapeError where student and teacher do not fit each other.
+        Raises UsageError for a loss of several outputs, ShapeError where student and teacher do not fit each other.
         """
-        if len(objective.tasks) != 1 or len(objective.outputs) != 1:
-            raise UsageError(
-                "a teacher expected a loss of one output; found several", mend="Cut the model to one output."
-            )
         wide, theirs = _with_outputs(self.model, list(self.features.values()))
         known = copy_model(g, wide, self._fed(inputs))
-        name = next(iter(self.model.outputs))
-        rule, z = objective.tasks[0].loss, outputs[objective.outputs[0]]
-        given = {name: known[name]}
-        target = before_activations(g, self.model, Objective.of(rule, {name: outputs_of(self.model)[name]}), given)[
-            name
-        ]
-        _check_alike(z, target, "output")
-        soft = self._soft_targets(g, z, target) if isinstance(rule, SoftmaxCrossEntropy) else _difference(g, z, target)
+        soft = g.sum(*(self._soft_part(g, task, outputs, known) for task in objective.tasks))
         loss = g.add(g.mul(own, np.float32(1 - self.alpha)), g.mul(soft, np.float32(self.alpha)))
         mine = _with_outputs(student, list(self.features))[1]
         for ours, their in zip(mine, theirs, strict=True):
             loss = g.add(loss, g.mul(compared(g, outputs[ours], known[their]), np.float32(self.feature_weight)))
         return loss
+
+    def _soft_part(self, g: GraphBuilder, task: Task, outputs: Values, known: Values) -> Value:
+        """How far an output is from the teacher's, times the weight of its loss. known: the teacher's outputs."""
+        if len(task.outputs) != 1:
+            raise UsageError(
+                f"a teacher expected losses of one output each; found {task.loss.name} of {list(task.outputs)}",
+                mend="Compare them by features={...}, with a loss for each output.",
+            )
+        rule, (ours,) = task.loss, task.outputs
+        name = self._answering(ours)
+        objective = Objective.of(rule, {name: outputs_of(self.model)[name]})
+        z, target = outputs[ours], before_activations(g, self.model, objective, {name: known[name]})[name]
+        _check_alike(z, target, "output")
+        soft = self._soft_targets(g, z, target) if isinstance(rule, SoftmaxCrossEntropy) else _difference(g, z, target)
+        return soft if rule.weight == 1.0 else g.mul(soft, np.float32(rule.weight))
+
+    def _answering(self, ours: str) -> str:
+        """The teacher's output that goes with the student's of this name: that of the same name, or the only one."""
+        names = list(self.model.outputs)
+        if ours not in names and len(names) > 1:
+            raise UsageError(
+                f"the teacher expected to have an output {ours!r}, or one alone; found {names}",
+                mend=f"Rename one of them: teacher.rename({{{names[0]!r}: {ours!r}}}), or cut the teacher to it.",
+            )
+        return ours if ours in names else names[0]
 
     def _fed(self, inputs: Values) -> dict[str, ir.Value]:
         """The teacher's inputs: by name, or the only one by the only one."""

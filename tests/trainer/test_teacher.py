@@ -15,6 +15,7 @@ from onnxmx.errors import DataError, ShapeError, UsageError
 from onnxmx.trainer.config import TrainConfig
 from onnxmx.trainer.data import Dataset
 from onnxmx.trainer.engine import OrtEngine
+from onnxmx.trainer.evaluate import specs_of
 from onnxmx.trainer.run import resume_run, train
 from onnxmx.trainer.step import StepGraph, initial_state
 
@@ -112,6 +113,47 @@ def test_a_step_by_hand_has_a_teacher_too() -> None:
     for name, expected in moved(compiled(teach)).items():
         np.testing.assert_array_equal(first[name] - trainer.model.parameters()[name], expected)
     assert mx.find_lr(student(), Dataset.from_arrays(batch(64)["x"], batch(64)["label"]), teach=teach, threads=1).lr > 0
+
+
+def heads(seed: int) -> mx.Model:
+    def net(x: Any) -> Any:
+        hidden = L.Dense(5, activation="tanh", name="body")(x)
+        return {"a": L.Dense(4, name="a")(hidden), "b": L.Dense(2, name="b")(hidden)}
+
+    return mx.build(net, x=("batch", 7), seed=seed)
+
+
+def test_several_outputs_learn_from_those_of_their_names() -> None:
+    """The gradient is the sum of those of each output alone, of a teacher of that output or of both."""
+    random = np.random.default_rng(0)
+    labels = {"a": random.integers(0, 4, 6), "b": random.normal(size=(6, 2)).astype(np.float32)}
+    losses: dict[str, Any] = {"a": "softmax_cross_entropy:weight=2", "b": "mean_squared_error:weight=0.3"}
+
+    def change(model: mx.Model, teach: mx.Model, *names: str, **options: Any) -> dict[str, Array]:
+        teacher = mx.Teacher(teach, temperature=3.0, alpha=0.6, **options)
+        of = {name: labels[name] for name in names}
+        trainer = mx.Trainer(
+            model,
+            loss={n: losses[n] for n in names},
+            optimizer=mx.SGD(1.0),
+            teach=teacher,
+            labels=specs_of(of),
+            threads=1,
+        )
+        trainer.step({"x": batch()["x"], **of})
+        return {n: p - trainer.model.parameters()[n] for n, p in model.parameters().items()}
+
+    both = change(heads(0), heads(3), "a", "b", features={"body": "body"})
+    first = change(heads(0).cut("a"), heads(3), "a", features={"body": "body"})
+    second = [change(heads(0).cut("b"), teach, "b") for teach in (heads(3), heads(3).cut("b"))]
+    for name, found in both.items():
+        np.testing.assert_allclose(found, first.get(name, 0) + second[0].get(name, 0), atol=2e-6)
+    for name, found in second[0].items():
+        np.testing.assert_array_equal(found, second[1][name])
+    with pytest.raises(
+        UsageError, match=r"the teacher expected to have an output 'a', or one alone; found \['c', 'b'\]"
+    ):
+        change(heads(0), heads(3).rename({"a": "c"}), "a", "b")
 
 
 def test_a_teacher_costs_no_backward_pass_and_no_state() -> None:
