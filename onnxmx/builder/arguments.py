@@ -6,11 +6,12 @@ what they are, for `inspect`, `help` and type checkers.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from abc import ABCMeta
 from collections.abc import Callable, Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar
 
 from onnxmx.builder.elsewhere import hint
@@ -140,6 +141,14 @@ def integer(name: str, found: Any, low: int, below: int | None = None) -> int:
         shown = f"2^{below.bit_length() - 1}" if below > 10**6 else below
         raise UsageError(f"{name} expected an integer below {shown}; found {found!r}")
     return int(found)
+
+
+def plain_numbers(made: Any) -> None:
+    """Make Python's numbers of numpy's among the fields of a dataclass: JSON and text hold those alone."""
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        if isinstance(value, Real) and hasattr(value, "item"):
+            object.__setattr__(made, field.name, value.item())
 
 
 _STUMBLES = (TypeError, AttributeError, ValueError)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxmx.builder.arguments import CheckedArguments
+from onnxmx.builder.arguments import CheckedArguments, integer
 from onnxmx.builder.literals import is_number
 from onnxmx.errors import CheckpointError, UsageError, unknown_name
 from onnxmx.files import write_atomic
@@ -77,8 +77,7 @@ class EarlyStopping(Callback):
     larger: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.patience, bool) or not isinstance(self.patience, int) or self.patience < 1:
-            raise UsageError(f"patience expected a number of epochs of at least 1; found {self.patience!r}")
+        self.patience = integer("patience", self.patience, 1)
         if not (is_number(self.min_delta) and self.min_delta >= 0):
             raise UsageError(f"min_delta expected a number of at least 0; found {self.min_delta!r}")
 
@@ -110,8 +109,7 @@ class KeepBest(Callback):
     count: int = 3
 
     def __post_init__(self) -> None:
-        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
-            raise UsageError(f"keep_best expected a number of models of at least 1; found {self.count!r}")
+        self.count = integer("keep_best", self.count, 1)
 
     def begin(self, loop: Loop) -> None:
         if loop.folder is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from onnxmx.builder.arguments import integer
+from onnxmx.builder.arguments import integer, plain_numbers
 from onnxmx.builder.literals import is_number
 from onnxmx.builder.session import check_provider, check_threads
 from onnxmx.errors import UsageError, unknown_name
@@ -68,6 +68,7 @@ class Plan:
     overfit_one_batch: bool = False
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         for name, low in _LEAST.items():
             object.__setattr__(self, name, integer(name, getattr(self, name), low))
         object.__setattr__(self, "mix", mixing.get(self.mix))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from onnxmx.builder.arguments import CheckedArguments
+from onnxmx.builder.arguments import CheckedArguments, plain_numbers
 from onnxmx.builder.graph import GraphBuilder, Value, describe
 from onnxmx.builder.literals import is_finite, is_number
 from onnxmx.builder.metadata import PREPROCESSING
@@ -50,6 +50,7 @@ class Teacher(CheckedArguments):
             raise UsageError(
                 f"a teacher expected a model; found {type(self.model).__name__}", mend="mx.load('teacher.onnx')"
             )
+        plain_numbers(self)
         if not (is_finite(self.temperature) and self.temperature > 0):
             raise UsageError(f"temperature expected a finite number above 0; found {self.temperature!r}")
         if not (is_number(self.alpha) and 0 <= self.alpha <= 1):

@@ -361,8 +361,8 @@ def test_overfitting_one_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"patience": 0}, "patience expected a number of epochs of at least 1; found 0"),
-        ({"patience": 2.5}, "patience expected a number of epochs of at least 1; found 2.5"),
+        ({"patience": 0}, "patience expected an integer of at least 1; found 0"),
+        ({"patience": 2.5}, "patience expected an integer of at least 1; found 2.5"),
         ({"patience": 2, "min_delta": -1.0}, "min_delta expected a number of at least 0; found -1.0"),
         ({"min_delta": 0.1}, "min_delta expected patience; found 0.1 without it"),
         ({"keep_best": 2}, r"keep_best expected a run with a folder; found none\n  Name one: out="),

@@ -108,7 +108,7 @@ def test_a_bad_file(tmp_path: Path, content: bytes | None, error: type[OnnxmxErr
         ({"precision": "float16", "engine": "ort-training"}, "precision"),
         ({"log_every": 0}, "log_every expected an integer of at least 1; found 0"),
         ({"keep_best": -1}, "keep_best expected an integer of at least 0; found -1"),
-        ({"patience": 0}, "patience expected a number of epochs of at least 1; found 0"),
+        ({"patience": 0}, "patience expected an integer of at least 1; found 0"),
         ({"min_delta": 0.1}, "min_delta expected patience; found 0.1 without it"),
         ({"time_budget_s": 0}, "time_budget_s expected a number of seconds above 0; found 0"),
         ({"logs": ["csv", "cvs"]}, "no log named 'cvs'"),
@@ -127,7 +127,7 @@ _GAN: dict[str, Any] = {"loss": "wasserstein_gan"}
     ("values", "text"),
     [
         ({"gan": {"samples": -1}, "loss": "wasserstein_gan"}, "gan.samples expected a number of at least 0; found -1"),
-        ({"gan": {"k": 0}, "loss": "wasserstein_gan"}, "k expected a number of steps"),
+        ({"gan": {"k": 0}, "loss": "wasserstein_gan"}, "k expected an integer"),
         (_GAN | {"gan": {"sample": 2}}, "the table gan has an unknown key 'sample'\n  Did you mean 'samples'"),
         (_GAN | {"gan": {"discriminator_optimizer": "adamm"}}, "no optimizer named 'adamm'"),
         (

@@ -234,6 +234,28 @@ def test_numbers_of_numpy_will_do(tmp_path: Path) -> None:
     mx.fit(blob_net(), TRAIN, optimizer=mx.Adam(lr=np.float32(0.1)), out=tmp_path / "r", progress=False, **counts)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {
+            "patience": np.int64(2),
+            "min_delta": np.float32(0.5),
+            "keep_best": np.uint8(1),
+            "checkpoint_s": np.float16(0),
+        },
+        {"loss": mx.losses.SoftmaxCrossEntropy(smoothing=np.float32(0.5), weight=np.float32(2))},
+        {"teach": mx.Teacher(blob_net(), np.float32(2), np.float64(0.5), feature_weight=np.int64(1))},
+        {"callbacks": [mx.EarlyStopping(np.int64(2), np.float32(0.5)), mx.KeepBest(np.int16(1))]},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_numbers_of_numpy_as_options(tmp_path: Path, options: dict[str, Any]) -> None:
+    """What of them is written down is read again: the run goes on."""
+    mx.fit(blob_net(), TRAIN, out=tmp_path, **QUICK | {"epochs": 1} | options)
+    callbacks = options.get("callbacks", [])
+    assert mx.resume(tmp_path, TRAIN, callbacks=callbacks, progress=False).best["epoch"] == 1
+
+
 def test_formulations_are_tuned_for_the_samples_that_go_through_at_once() -> None:
     for parts, samples in ((1, 24), (3, 8)):
         tuner = Plan(batch_size=24, micro_batches=parts, threads=2, tune="off").tuner(print)

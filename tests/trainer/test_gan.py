@@ -354,7 +354,9 @@ def test_a_penalty_beside_batch_norm_is_warned_of() -> None:
     ("change", "text"),
     [
         (lambda g, d: mx.fit_gan(g, d, cloud(), loss="hinge"), "a GAN expected the loss 'non_saturating_gan' or"),
-        (lambda g, d: mx.fit_gan(g, d, cloud(), k=0), "k expected a number of steps of at least 1; found 0"),
+        (lambda g, d: mx.fit_gan(g, d, cloud(), k=0), "k expected an integer of at least 1; found 0"),
+        (lambda g, d: mx.gan.Game(["hinge"]), "a GAN expected the loss 'non_saturating_gan' or"),
+        (lambda g, d: mx.gan.Game(penalty=np.ones(2)), "penalty expected a finite number"),
         (lambda g, d: mx.fit_gan(g, d, cloud(), smoothing=0.5), "smoothing expected a share"),
         (lambda g, d: mx.fit_gan(g, d, cloud(), penalty=-1), "penalty expected a finite number"),
         (lambda g, d: mx.fit_gan(nets(3)[0], d, cloud()), "expected a generator of what the discriminator takes"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxmx.builder.arguments import CheckedArguments, integer, plain_numbers
 from onnxmx.builder.graph import Value
 from onnxmx.builder.literals import is_finite, is_number
 from onnxmx.builder.model import Model
@@ -24,7 +25,7 @@ _RULES: dict[str, type[NonSaturatingGAN | WassersteinGAN]] = {r.name: r for r in
 
 
 @dataclass(frozen=True)
-class Game:
+class Game(CheckedArguments):
     """The rules of a GAN.
 
     loss: "non_saturating_gan" (Goodfellow et al. 2014) or "wasserstein_gan" (Arjovsky et al. 2017).
@@ -41,16 +42,17 @@ class Game:
     penalty: float | None = None
 
     def __post_init__(self) -> None:
-        if self.loss not in _RULES:
+        if not isinstance(self.loss, str) or self.loss not in _RULES:
             raise UsageError(
                 f"a GAN expected the loss {' or '.join(map(repr, _RULES))}; found {self.loss!r}",
                 mend="Or write the steps with mx.Joint.",
             )
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise UsageError(f"k expected a number of steps of at least 1; found {self.k!r}")
+        plain_numbers(self)
+        integer("k", self.k, 1)
         if not (is_number(self.smoothing) and 0 <= self.smoothing < 0.5):
             raise UsageError(f"smoothing expected a share of at least 0 and below 0.5; found {self.smoothing!r}")
-        weight = 10.0 if self.penalty is None and self.loss == WassersteinGAN.name else self.penalty or 0.0
+        usual = 10.0 if self.loss == WassersteinGAN.name else 0.0
+        weight = usual if self.penalty is None else self.penalty
         if not (is_finite(weight) and weight >= 0):
             raise UsageError(f"penalty expected a finite number of at least 0; found {self.penalty!r}")
         object.__setattr__(self, "penalty", weight)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from onnxmx.builder.arguments import CheckedArguments
+from onnxmx.builder.arguments import CheckedArguments, plain_numbers
 from onnxmx.builder.functions import Function
 from onnxmx.builder.graph import Dim, GraphBuilder, Value, describe
 from onnxmx.builder.literals import is_finite, is_number
@@ -56,6 +56,7 @@ class Loss(CheckedArguments):
     activation: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         self._at_least("weight", 0.0)
 
     def __str__(self) -> str:
