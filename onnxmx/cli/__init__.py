@@ -12,6 +12,7 @@ Nothing heavy is imported before a command runs: `onnxmx --help` must feel insta
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from onnxmx import __version__
 from onnxmx.cli.command import HELP_OPTIONS, debug_option
 from onnxmx.cli.habits import command_called
 from onnxmx.cli.report import asks_for_json, report
-from onnxmx.errors import UsageError, unknown_name
+from onnxmx.errors import INTERRUPTED, UsageError, unknown_name
 
 COMMANDS = ("models", "datasets", "summary", "view", "train", "evaluate", "predict", "quantize", "distill", "serve")
 """In the order of a model's life. `onnxmx NAME` is `onnxmx.cli.NAME.NAME`."""
@@ -71,6 +72,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     args: the words after `onnxmx`; by default those of this process.
     """
+    whole = args is None  # the process ends with this command
     args = sys.argv[1:] if args is None else list(args)
     words = args[: args.index("--")] if "--" in args else args
     try:
@@ -79,4 +81,7 @@ def main(args: Sequence[str] | None = None) -> int:
         # Looked up in the words, not in parsed options: the error may be that they could not be parsed.
         if "--debug" in words:
             traceback.print_exc()
-        return report(error, as_json=asks_for_json(words))
+        code = report(error, as_json=asks_for_json(words))
+        if whole and code == INTERRUPTED:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would break the end, with a traceback
+        return code

@@ -229,6 +229,21 @@ def test_ctrl_c_is_quiet(trained: object, tmp_path: Path) -> None:
     assert (child.returncode, out, err.strip()) == (130, "", "")
 
 
+def test_a_second_ctrl_c_is_quiet_too() -> None:
+    """While the process ends, and its threads are joined."""
+    program = (
+        "import os, signal, sys, onnxmx.cli.models\n"
+        "def interrupted(): raise KeyboardInterrupt\n"
+        "onnxmx.cli.models.listed = interrupted\n"
+        "sys.argv = ['onnxmx', 'models']\n"
+        "code = onnxmx.cli.main()\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "")
+
+
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "onnxmx.cli", "summary", "resnet8"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
