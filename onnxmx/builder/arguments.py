@@ -270,17 +270,7 @@ def _refused(name: str, takes: _Takes, args: tuple[Any, ...], kwargs: Mapping[st
     elif len(args) > len(placed) and not takes.any_place:
         expected = f"{', '.join(takes.places) or 'nothing'} by place"
         found = f"{len(args)} value{'s' * (len(args) > 1)}"
-        mend = "Give the others by name." if set(takes.names) - set(takes.places) else "Leave the others out."
-        if takes.places[:1] in (("units",), ("channels",)) or name.endswith("Norm"):  # PyTorch: Linear(4, 3)
-            mend = f"The size of its input is none of them: a layer takes that from what it is called on. {mend}"
-        if "data" in takes.places:  # Keras: fit(x, y)
-            mend = "Make one of arrays: data=mx.data.Dataset.from_arrays(x, y). " + mend
-        elif any(type(value).__name__ == "Value" for value in args):  # Flatten(x)
-            mend = f"Make the layer, then call it: {name}(...)(x)."
-        elif name == "build":
-            mend = "Give each input by name, with its shape: build(x=('batch', 4))."
-        elif name == "step":
-            mend = "Make one dict of all arrays: step({'image': x, 'label': y})."
+        mend = _too_many(name, takes, args)
     elif twice:
         expected, found = f"{twice[0]!r} once", "it by place and by name"
         mend = "Leave one of them out."
@@ -289,9 +279,30 @@ def _refused(name: str, takes: _Takes, args: tuple[Any, ...], kwargs: Mapping[st
     else:
         expected, found = " and ".join(map(repr, missing)), "none"
         mend = f"Call it as {name}({', '.join(_shown(n, takes) for n in takes.names if n in takes.required)})."
-    if name == "Model":  # Keras: Model(inputs, outputs)
-        mend = "mx.build(net, x=('batch', 4)) makes a model of a layer, or of a function from values to values."
     return UsageError(f"{name} expected {expected}; found {found}", at=user_line(), mend=mend)
+
+
+def _too_many(name: str, takes: _Takes, args: tuple[Any, ...]) -> str:
+    """What to write where more is given by place than is taken so."""
+    rest = "Give the others by name." if set(takes.names) - set(takes.places) else "Leave the others out."
+    if any(type(value).__name__ == "Value" for value in args):  # Flatten(x)
+        return f"Make the layer, then call it: {name}(...)(x)."
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    if "data" in takes.places:  # Keras: fit(x, y)
+        return f"Make one of arrays: data=mx.data.Dataset.from_arrays(x, y). {rest}"
+    if takes.places[:1] in (("units",), ("channels",)) or ("epsilon" in takes.names and not takes.places):
+        # PyTorch: Linear(4, 3), BatchNorm2d(8)
+        return f"The size of its input is none of them: a layer takes that from what it is called on. {rest}"
+    return rest
+
+
+_BY_NAME = {
+    "Model": "mx.build(net, x=('batch', 4)) makes a model of a layer, or of a function of graph values.",
+    "Trainer": "Give the others by name: Trainer(model, optimizer=mx.SGD(0.1)).",
+    "build": "Give each input by name, with its shape: build(x=('batch', 4)).",
+    "step": "Make one dict of all arrays: step({'image': x, 'label': y}).",
+}
 
 
 def _shown(name: str, takes: _Takes) -> str:

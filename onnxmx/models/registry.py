@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from onnxmx.builder import layers as L
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.builder.model import Input, Model
 from onnxmx.builder.values import Dim
 from onnxmx.errors import UsageError, unknown_name
@@ -35,9 +36,10 @@ def model(takes: Takes) -> Callable[[_F], _F]:
     """Enter a build function in the list. takes: its model's inputs, from the function's own options."""
 
     def enter(function: _F) -> _F:
-        MODELS[function.__name__] = function
-        _TAKES[function] = takes
-        return function
+        checked = cast(_F, checked_arguments(function))
+        MODELS[function.__name__] = checked
+        _TAKES[checked] = takes
+        return checked
 
     return enter
 

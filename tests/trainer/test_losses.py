@@ -188,6 +188,7 @@ BAD: list[tuple[Any, str]] = [
     ("huber:delta=" + "1" * 20_000, "expected a name and options"),
     ("huber:delta=0", "huber expected delta to be a number above 0; found 0"),
     ("huber:weight=-1", "weight to be a number of at least 0; found -1"),
+    ("softmax_cross_entropy:weight=[1,2]", "found (1, 2)\n  Those of classes are class_weight=[...]"),
     ("huber:weight=text", "weight to be a number of at least 0; found 'text'"),
     ("softmax_cross_entropy:smoothing=1", "smoothing to be a number of at least 0 and below 1; found 1"),
     ("softmax_cross_entropy:class_weight=3", "class_weight to be a list of numbers; found 3"),

@@ -128,7 +128,11 @@ class Loss(CheckedArguments):
         fits = is_finite(value) and (value > low if above else value >= low) and value < below
         if not fits:
             limits = f"{'above' if above else 'of at least'} {low:g}" + (f" and below {below:g}" if below < 9e9 else "")
-            raise UsageError(f"{self.name} expected {name} to be a number {limits}; found {value!r}")
+            several = name == "weight" and np.ndim(value) == 1  # PyTorch: CrossEntropyLoss(weight=...)
+            raise UsageError(
+                f"{self.name} expected {name} to be a number {limits}; found {value!r}",
+                mend="Those of classes are class_weight=[...]." if several else None,
+            )
 
 
 class Decisions(NamedTuple):
