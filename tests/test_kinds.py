@@ -83,6 +83,17 @@ TABLE: dict[str, tuple[Callable[[], Any], str]] = {
     "another class as the loss": (lambda: mx.fit(blob_net(), DATA, loss=dict), "loss expected a loss; found the class"),
     "a class as a metric": (lambda: mx.fit(blob_net(), DATA, measure=[mx.metrics.MSE]), "found the class MSE"),
     "one class as metrics": (lambda: mx.evaluate(blob_net(), DATA, measure=dict), "a metric; found the class dict"),  # type: ignore[arg-type]
+    "a number to judge": (lambda: mx.gan.judge(THREE, blob_net()), "judge expected generator as a Model; found 3"),
+    "text to be sure by": (lambda: mx.gan.judge(blob_net(), blob_net(), confidence="a"), "confidence as a finite"),  # type: ignore[arg-type]
+    "a seed below 0": (lambda: mx.gan.judge(blob_net(), blob_net(), seed=-1), "seed expected an integer of at least 0"),
+    "an array to centre": (lambda: mx.gan.centred(np.zeros(3)), "centred expected data as a Dataset; found ndarray"),  # type: ignore[arg-type]
+    "text as types": (lambda: DATA.typed("int64"), "typed expected types as a dict; found 'int64'"),  # type: ignore[arg-type]
+    "a list of names": (lambda: DATA.rename(["x"]), "rename expected names as a dict; found list"),  # type: ignore[arg-type]
+    "half a sample": (lambda: DATA.take(2.5), "take expected n as a whole number; found 2.5"),  # type: ignore[arg-type]
+    "names of classes": (lambda: DATA.check_classes("ab"), "count as a whole number; found 'ab'"),  # type: ignore[arg-type]
+    "a number to read": (lambda: mx.data.read_idx(THREE), "read_idx expected path as text or a path; found 3"),
+    "a number to parse": (lambda: mx.data.parse_idx(THREE), "parse_idx expected data as a bytes"),
+    "a number as a state": (lambda: mx.Trainer(blob_net(), threads=1).load(THREE), "load expected path as text or"),
     "an initializer's file": (lambda: mx.init.file(THREE), "file expected path as text or a path"),
 }  # fmt: skip
 

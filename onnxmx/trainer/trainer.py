@@ -241,6 +241,7 @@ class Trainer(KnowsOthers, CheckedArguments):
         """Write the whole state, parameters, slots, averages and the step, as safetensors, with `header` in it."""
         state.save(Path(path), self.engine.state(), dict(header or {}))
 
+    @checked_arguments
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Go on from a state that `save` wrote; returns its header.
 

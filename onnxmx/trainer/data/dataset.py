@@ -184,6 +184,7 @@ class Dataset(KnowsOthers, CheckedArguments):
             return np.array(array, self.types[key], order="C")
         return self.preprocessing.apply(array)
 
+    @checked_arguments
     def typed(self, types: Mapping[str, str]) -> Dataset:
         """The same data with these inputs given as they are, in these element types: {"tokens": "int64"}."""
         return replace(self, types={**self.types, **types})
@@ -225,12 +226,14 @@ class Dataset(KnowsOthers, CheckedArguments):
         rest, held = (self.subset(np.sort(part)) for part in (order[count:], order[:count]))
         return rest, replace(held, split="test")
 
+    @checked_arguments
     def take(self, n: int) -> Dataset:
         """The first `n` samples (all of them when there are fewer). Raises UsageError when n < 1."""
         if n < 1:
             raise UsageError(f"take expected at least 1 sample; found {n}")
         return self.subset(slice(n))
 
+    @checked_arguments
     def rename(self, names: Mapping[str, str]) -> Dataset:
         """The same data under other names, e.g. {"x": "image"} to suit a model whose input is called image."""
         return replace(
@@ -240,6 +243,7 @@ class Dataset(KnowsOthers, CheckedArguments):
             labels={names.get(key, key): array for key, array in self.labels.items()},
         )
 
+    @checked_arguments
     def check_classes(self, count: int) -> None:
         """Raises DataError unless every integer label lies in [0, count), the outputs that a model has."""
         for key, array in self.labels.items():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxmx.builder.arguments import checked_arguments
 from onnxmx.errors import DataError
 from onnxmx.trainer.data.arrays import Array
 
@@ -23,6 +24,7 @@ _CHUNK = 1 << 20
 _MEND = "The file is damaged or not IDX: fetch it again."
 
 
+@checked_arguments
 def read_idx(path: str | PathLike[str], *, max_bytes: int = 1 << 30) -> Array:
     """The array in an IDX file, gzip-compressed or plain, in native byte order.
 
@@ -60,6 +62,7 @@ def read_file(path: str | PathLike[str], *, max_bytes: int) -> bytearray:
     return data
 
 
+@checked_arguments
 def parse_idx(data: bytes | bytearray, *, name: str = "IDX data") -> Array:
     """The array that these bytes hold, in native byte order. Raises DataError unless they are exactly one IDX array.
 

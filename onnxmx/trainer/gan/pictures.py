@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxmx.builder.arguments import checked_arguments, integer
+from onnxmx.builder.literals import is_finite
 from onnxmx.builder.model import Model
-from onnxmx.errors import MissingExtraError, ShapeError
+from onnxmx.builder.source import user_line
+from onnxmx.errors import MissingExtraError, ShapeError, UsageError
 from onnxmx.files import write_atomic
 from onnxmx.trainer.callbacks import Callback, Measures
 
@@ -53,6 +56,7 @@ def write_grid(path: str | os.PathLike[str], images: Array) -> None:
     write_atomic(path, file.getvalue())
 
 
+@checked_arguments
 def judge(
     generator: Model,
     classifier: Model,
@@ -67,8 +71,13 @@ def judge(
 
     confidence: what the greatest probability must exceed.
     scale, shift: from the generator's -1..1 to what the classifier takes, by default 0..1.
+    Raises UsageError for a number that is none.
     Returns `confident`, the share of such images, and `classes`, how many of them each class has.
     """
+    samples, seed = integer("samples", samples, 1), integer("seed", seed, 0, 2**64)
+    for name, number in (("confidence", confidence), ("scale", scale), ("shift", shift)):
+        if not is_finite(number):
+            raise UsageError(f"judge expected {name} as a finite number; found {number!r}", at=user_line())
     images: Array = generator(noise_for(generator, samples, seed))
     logits: Array = classifier(images * np.float32(scale) + np.float32(shift))
     whole = np.allclose(logits.sum(1), 1, atol=1e-3) and (logits >= 0).all()  # probabilities already

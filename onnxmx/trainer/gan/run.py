@@ -212,6 +212,7 @@ def settings_of(folder: RunDirectory) -> dict[str, Any] | None:
         raise CheckpointError(f"{folder.path} expected step.json; found {error!r}", mend="Train again.") from error
 
 
+@checked_arguments
 def centred(data: Dataset) -> Dataset:
     """The same images with their least value as -1 and their greatest as 1, as generators make them; no labels.
 
