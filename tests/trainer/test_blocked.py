@@ -34,6 +34,12 @@ CASES = [
     ("max pooling between", [L.Conv2D(16, 3), tanh, L.MaxPool2D(2), L.Conv2D(32, 3)], 16, 3),
     ("tiles that are not square", [L.Conv2D(16, 3), tanh, L.MaxPool2D((1, 3)), L.Conv2D(32, 3)], 16, 3),
     ("as many channels as a tile has elements", [L.Conv2D(16, (2, 4)), tanh, L.Conv2D(16, 1), L.MaxPool2D(4)], 16, 3),
+    (
+        "activations computed again",
+        [L.Conv2D(16, 3), L.Sequential(tanh, L.Conv2D(32, 3), tanh, L.Conv2D(16, 3), checkpoint=True)],
+        16,
+        6,
+    ),
     ("channels that fill no block stay", [L.Conv2D(20, 3), tanh, L.Conv2D(50, 3)], 1, 0),
     ("groups stay", [L.Conv2D(32, 3, groups=2), L.Conv2D(32, 3, groups=32)], 16, 0),
 ]
@@ -64,11 +70,12 @@ def test_a_step_in_blocks_computes_the_same(layers, channels, blocked):
         np.testing.assert_allclose(b, a, rtol=2e-4, atol=1e-7 + 2e-5 * np.abs(a).max(), err_msg=name)
 
 
-def test_a_residual_block_keeps_its_images_in_blocks():
-    model = mx.models.resnet8().build(image=("batch", 3, 32, 32))
+@pytest.mark.parametrize("again", [False, True])
+def test_a_residual_block_keeps_its_images_in_blocks(again):
+    model = mx.models.resnet8(checkpoint=again).build(image=("batch", 3, 32, 32))
     step = mx.compile_step(model, loss="softmax_cross_entropy", optimizer=mx.Adam())
     kinds = [n.op_type for n in onnx.load_from_string(lower(step.data, B)).graph.node if n.domain == DOMAIN]
-    assert kinds.count("Conv") == 9 + 4  # forward, and back where there is no stride
+    assert kinds.count("Conv") == 9 + 4 + 8 * again  # forward, back where there is no stride, again but for the first
     assert kinds.count("ReorderInput") <= 3
 
 

@@ -90,6 +90,7 @@ class _Lowering:
             "ReduceSum": self._reduce,
             "ReduceMean": self._reduce,
             "Shape": self._shape_of,
+            "Reshape": self._stay,
             "TileStretch": self._stretch,
             "TileSums": self._tile_sums,
         }.get(node.op_type)
@@ -292,6 +293,18 @@ class _Lowering:
             return False
         assert x is not None
         return self._replace(node.outputs[0], self._op("Shape", self.nominal(x), attributes=node.attributes.values()))
+
+    def _stay(self, node: ir.Node) -> bool:
+        """A Reshape to the sizes that an image has: activations that are computed again wait there for a gradient."""
+        x, shape = node.inputs
+        y = node.outputs[0]
+        if x is None or x not in self.blocked or not self.fits(y) or x.shape != y.shape:
+            return False
+        if shape is None or ir.convenience.get_const_tensor(shape) is not None:
+            return False
+        zeros = self._op("Mul", shape, self._ints([0]))  # still from what it waits for
+        self.blocked[y] = self._op("Reshape", self.blocked[x], zeros)
+        return True
 
     # Nodes
 

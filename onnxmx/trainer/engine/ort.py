@@ -219,7 +219,7 @@ class OrtEngine:
             # The batch may be of any size: a graph with a symbolic one runs as fast as with a number
             # (docs/performance.md).
             data, lean = program.step.data, program.step.spec.get("checkpoint", False)
-            if self._blocks and not lean:
+            if self._blocks:
                 data = as_the_engine_opens(data, self._options["provider"])
             if held and program.source:
                 data = drawing(data, program.source)
