@@ -112,7 +112,7 @@ class Evaluator:
         outputs, labels = self._objective.outputs, list(self._objective.labels)
         if self._batch and len(data) % self._batch:
             raise DataError(
-                f"the model expected batches of exactly {self._batch} samples; found {len(data)} in {data.name}",
+                f"the model expected batches of exactly {self._batch} samples; found {len(data)} in {data.called}",
                 mend="Take a multiple of that, or export the model with a symbolic batch dimension.",
             )
         sums: dict[str, Array] = {}
@@ -168,7 +168,7 @@ def fit_data(model: Model, data: Dataset, loss: LossLike) -> Dataset:
             task = next(task for task in objective.tasks if name in task.columns)
             raise DataError(
                 f"{task.loss.name} expected labels of {spec} for this model; "
-                f"found {name!r} of {found[name]} in {data.name}",
+                f"found {name!r} of {found[name]} in {data.called}",
                 mend=_other_loss(task, name, data.labels[name], spec, {n: outputs[n] for n in task.outputs}),
             )
     data = replace(data, labels={name: data.labels[name] for name in objective.labels})
@@ -211,7 +211,7 @@ def _typed(data: Dataset, name: str, dtype: np.dtype[Any]) -> Dataset:
     found = array.dtype
     if not np.can_cast(found, dtype, "same_kind"):
         raise DataError(
-            f"the model's input {name!r} expected {dtype}; found {found} in {data.name}",
+            f"the model's input {name!r} expected {dtype}; found {found} in {data.called}",
             mend=f"Give an array that holds {dtype}, or build the model with another input type.",
         )
     if (wrong := beyond(dtype, array)).any():
@@ -232,7 +232,7 @@ def fit_inputs(model: Model, data: Dataset) -> Dataset:
         data = data.rename({next(iter(data.inputs)): next(iter(model.inputs))})
     if set(data.inputs) != set(model.inputs):
         raise DataError(
-            f"the model expected the inputs {sorted(model.inputs)}; found {sorted(data.inputs)} in {data.name}"
+            f"the model expected the inputs {sorted(model.inputs)}; found {sorted(data.inputs)} in {data.called}"
         )
     for name, shape in data.input_shapes.items():
         port = model.inputs[name]
@@ -247,7 +247,7 @@ def fit_inputs(model: Model, data: Dataset) -> Dataset:
         expected = port.shape[1:]
         if not agree(expected, shape):
             raise DataError(
-                f"the model's input {name!r} expected samples of shape {expected}; found {shape} in {data.name}",
+                f"the model's input {name!r} expected samples of shape {expected}; found {shape} in {data.called}",
                 mend=_other_shape(expected, shape, port.shape),
             )
     return data

@@ -139,6 +139,13 @@ def test_one_sample_cannot_be_divided(tmp_path):
         get_dataset(save(tmp_path, x_test=X, y_test=Y), "train")
 
 
+@pytest.mark.parametrize("twice", [{"x_train": X}, {"x_train.a": X}, {"y_train": Y}])
+def test_two_names_for_one_split(tmp_path, twice):
+    name = min(twice).partition("_")[0]
+    with pytest.raises(DataError, match=f"expected one of '{name}' and '{name}_train', .*; found both"):
+        load_npz(save(tmp_path, x=X, y=Y, **twice))
+
+
 def test_labels_are_optional_in_a_file_of_ones_own(tmp_path):
     assert load_npz(save(tmp_path, x=X)).labels == {}
 

@@ -276,3 +276,12 @@ def test_fit_shows_every_option_with_its_default_and_what_it_is() -> None:
         assert shown[field.name].default == field.default
     for name in shown:
         assert re.search(rf"\b{name}\b", inspect.getdoc(mx.fit) or ""), name
+
+
+def test_data_that_does_not_fit_is_named_by_its_split() -> None:
+    """Both are often of one file."""
+    wide = mx.data.Dataset.from_arrays(np.zeros((4, 5), np.float32), np.zeros(4, np.int64), name="mine", split="test")
+    floats = mx.data.Dataset.from_arrays(np.zeros((4, 4)), np.zeros(4), name="mine", split="test")
+    for data in (wide, floats):
+        with pytest.raises(DataError, match=r"found .* in dataset 'mine' \(test\)\n"):
+            mx.fit(blob_net(), TRAIN, validation=data, **QUICK)

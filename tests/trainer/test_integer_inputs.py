@@ -48,7 +48,7 @@ def test_a_batch_holds_them_unscaled_in_the_models_type() -> None:
 
 def test_floats_are_no_tokens() -> None:
     data = Dataset.from_arrays({"tokens": np.zeros((8, 5), np.float32)}, np.zeros(8, np.int64))
-    with pytest.raises(DataError, match="input 'tokens' expected int64; found float32 in arrays"):
+    with pytest.raises(DataError, match="input 'tokens' expected int64; found float32 in dataset 'arrays'"):
         mx.fit(classifier(L.LSTM(4, return_sequences=False)), data, progress=False)
 
 

@@ -102,7 +102,7 @@ class Dataset(KnowsOthers, CheckedArguments):
         for key, array in {**inputs, **labels}.items():
             self._check_values(key, array)
         for key, array in labels.items():
-            check_integers(self._here, key, array)
+            check_integers(self.called, key, array)
         if self.classes is not None:
             for key, array in list(labels.items())[:1]:
                 self._check_range(key, array, len(self.classes))
@@ -196,7 +196,7 @@ class Dataset(KnowsOthers, CheckedArguments):
             self,
             inputs={key: array[chosen] for key, array in self.inputs.items()},
             labels={key: array[chosen] for key, array in self.labels.items()},
-            origin=Origin(self.origin.name if self.origin else self._here, self.rows[chosen]),
+            origin=Origin(self.origin.name if self.origin else self.called, self.rows[chosen]),
         )
 
     @property
@@ -206,7 +206,7 @@ class Dataset(KnowsOthers, CheckedArguments):
 
     def read_from(self, sample: int) -> tuple[str, int]:
         """What a sample was read from, in words, and its number there."""
-        return (self.origin.name if self.origin else self._here), int(self.rows[sample])
+        return (self.origin.name if self.origin else self.called), int(self.rows[sample])
 
     @checked_arguments
     def hold_out(self, share: float = 0.2, *, seed: int = 0) -> tuple[Dataset, Dataset]:
@@ -220,7 +220,7 @@ class Dataset(KnowsOthers, CheckedArguments):
         if not 0 < share < 1:
             raise UsageError(f"hold_out expected a share between 0 and 1; found {share!r}", at=user_line())
         if len(self) < 2:
-            raise DataError(f"{self._here} expected 2 samples or more, one of them to test; found {len(self)}")
+            raise DataError(f"{self.called} expected 2 samples or more, one of them to test; found {len(self)}")
         order = shuffled(len(self), integer("seed", seed, 0, 2**64))
         count = min(max(1, int(len(self) * share)), len(self) - 1)
         rest, held = (self.subset(np.sort(part)) for part in (order[count:], order[:count]))
@@ -273,51 +273,52 @@ class Dataset(KnowsOthers, CheckedArguments):
         try:
             chosen = np.atleast_1d(np.asarray(indices))
         except ValueError:
-            raise DataError(f"{self._here} expected indices of one axis; found a list of several lengths") from None
+            raise DataError(f"{self.called} expected indices of one axis; found a list of several lengths") from None
         if chosen.dtype.kind == "b" and chosen.shape == (len(self),):
             return np.flatnonzero(chosen)
         if chosen.size == 0:
             return np.zeros(0, dtype=np.intp)
         if chosen.dtype.kind not in "iu" or chosen.ndim != 1:
             raise DataError(
-                f"{self._here} expected indices as integers of one axis or a mask of shape ({len(self)},); "
+                f"{self.called} expected indices as integers of one axis or a mask of shape ({len(self)},); "
                 f"found {chosen.dtype} of shape {chosen.shape}"
             )
         if int(chosen.min()) < 0 or int(chosen.max()) >= len(self):
             bad = int(chosen.min()) if int(chosen.min()) < 0 else int(chosen.max())
-            raise DataError(f"{self._here} expected indices in [0, {len(self)}); found {bad}")
+            raise DataError(f"{self.called} expected indices in [0, {len(self)}); found {bad}")
         return chosen
 
     @property
-    def _here(self) -> str:
+    def called(self) -> str:
+        """What errors call it: its name and split."""
         return f"dataset {self.name!r} ({self.split})"
 
     def _check_lengths(self, inputs: dict[str, Array], labels: dict[str, Array]) -> None:
         if not inputs:
-            raise DataError(f"{self._here} expected at least one input array; found none")
+            raise DataError(f"{self.called} expected at least one input array; found none")
         twice = sorted(set(inputs) & set(labels))
         if twice:
             raise DataError(
-                f"{self._here} expected different names for inputs and labels; found {twice} in both",
+                f"{self.called} expected different names for inputs and labels; found {twice} in both",
                 mend="Rename one of them.",
             )
         for key, array in {**inputs, **labels}.items():
             if array.ndim == 0 or array.size == 0:
-                raise DataError(f"{self._here} expected samples in {key!r}; found an array of shape {array.shape}")
+                raise DataError(f"{self.called} expected samples in {key!r}; found an array of shape {array.shape}")
         lengths = {key: len(array) for key, array in {**inputs, **labels}.items()}
         if len(set(lengths.values())) > 1:
             raise DataError(
-                f"{self._here} expected the same number of samples in every array; found {lengths}",
+                f"{self.called} expected the same number of samples in every array; found {lengths}",
                 mend="The first axis counts samples: row i of each array belongs to sample i.",
             )
 
     def _check_values(self, key: str, array: Array) -> None:
         if array.dtype.kind not in "biuf":
             raise DataError(
-                f"{self._here} expected numbers in {key!r}; found {array.dtype}",
+                f"{self.called} expected numbers in {key!r}; found {array.dtype}",
                 mend="Convert it first; class names become integers that count from 0.",
             )
-        check_finite(self._here, key, array)
+        check_finite(self.called, key, array)
 
     def _check_range(self, key: str, array: Array, count: int) -> None:
         if array.dtype.kind not in "biu":

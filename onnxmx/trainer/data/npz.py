@@ -124,6 +124,12 @@ def _one_or_several(
     path: str | PathLike[str], arrays: dict[str, Array], names: tuple[str, ...]
 ) -> Array | dict[str, Array] | None:
     """The array of one of these names, or those of its parts by their own names; None where there is neither."""
+    given = [name for name in names if any(_base(key) == name for key in arrays)]
+    if len(given) > 1:
+        raise DataError(
+            f"{path}: expected one of {' and '.join(map(repr, given))}, which mean the same; found both",
+            mend="Leave one of them out.",
+        )
     for name in names:
         several = {key.partition(".")[2]: array for key, array in arrays.items() if key.startswith(f"{name}.")}
         if several and name in arrays:
