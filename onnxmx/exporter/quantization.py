@@ -199,8 +199,9 @@ class _Search:
 
     def finetuned(self, data: Dataset, epochs: int, lr: float, extremes: Extremes) -> _Candidate:
         """What quantization-aware training on `data` gives. Raises OnnxmxError where it loses more than allowed."""
-        name = f"min-max, then tracked in {epochs} epochs of training"
-        self._tell(f"training in 8 bits: {epochs} epochs")
+        time = f"{epochs} epoch{'s' * (epochs > 1)}"
+        name = f"min-max, then tracked in {time} of training"
+        self._tell(f"training in 8 bits: {time}")
         aware = trainable(self._model, self._proto, extremes.min_max(), self._described(name, []))
         run = fit(
             aware,

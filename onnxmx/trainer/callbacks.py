@@ -90,7 +90,7 @@ class EarlyStopping(Callback):
             raise UsageError(f"EarlyStopping expected to monitor a number; found {name!r}, which is a list of them")
         waited = self.waited([sign * past[name] for past in loop.position.history if name in past])
         if waited >= self.patience:
-            loop.stop(f"{name} has not become better for {waited} epochs")
+            loop.stop(f"{name} has not become better for {waited} epoch{'s' * (waited > 1)}")
 
     def waited(self, values: Sequence[float]) -> int:
         """Epochs since the last that was better than all before it. values: more is better."""

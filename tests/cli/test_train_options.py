@@ -37,7 +37,7 @@ def test_early_ends_and_what_is_written(folder: Path, capsys: pytest.CaptureFixt
     options = ("--patience", 1, "--keep-best", 2, "--log", "csv", "--epochs", 9, "--lr", 0, "-o", "run")
     done = here(capsys, *LENET, *options, "--format", "json")
     answer = json.loads(done.out)
-    assert answer["stopped"] == "validation_accuracy has not become better for 1 epochs"
+    assert answer["stopped"] == "validation_accuracy has not become better for 1 epoch"
     assert len(answer["history"]) == 2
     assert answer["timing"]["steps"] == 24
     assert {p.name for p in (folder / "run" / "best").iterdir()} == {"epoch-1.onnx", "epoch-2.onnx"}

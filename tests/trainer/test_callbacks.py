@@ -251,7 +251,9 @@ def test_early_stopping(values: list[float], patience: int, min_delta: float, ep
     assert len(run.history) == epochs
     assert run.model.parameters()["w"] == best
     ended = epochs < len(values) or epochs == 4
-    assert run.stopped == (f"validation_score has not become better for {patience} epochs" if ended else None)
+    assert run.stopped == (
+        f"validation_score has not become better for {patience} epoch{'s'[: patience - 1]}" if ended else None
+    )
 
 
 def test_early_stopping_by_a_measure_of_ones_choice() -> None:

@@ -132,7 +132,7 @@ def test_early_stopping_by_a_measure(tmp_path: Path) -> None:
     """What the refusal of patience advises."""
     stop = mx.EarlyStopping(1, min_delta=100.0, monitor="generator_loss")
     run = fit_gan(out=tmp_path / "run", epochs=9, callbacks=[stop])
-    assert (len(run.history), run.stopped) == (2, "generator_loss has not become better for 1 epochs")
+    assert (len(run.history), run.stopped) == (2, "generator_loss has not become better for 1 epoch")
 
 
 def test_epochs_without_a_turn_of_the_generator(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_epochs_without_a_turn_of_the_generator(tmp_path: Path) -> None:
     stop = mx.EarlyStopping(1, min_delta=100.0, monitor="generator_loss")
     run = fit_gan(out=tmp_path / "run", k=9, epochs=9, logs=["csv"], callbacks=[stop])
     assert [past["epoch"] for past in run.history if "generator_loss" in past] == [2, 4]
-    assert (len(run.history), run.stopped) == (4, "generator_loss has not become better for 1 epochs")
+    assert (len(run.history), run.stopped) == (4, "generator_loss has not become better for 1 epoch")
     with (tmp_path / "run" / "metrics.csv").open() as file:
         assert [bool(row["generator_loss"]) for row in csv.DictReader(file)] == [False, True, False, True]
     with pytest.raises(UsageError, match=r"no measure named 'generator_los'\n  Did you mean 'generator_loss'"):
