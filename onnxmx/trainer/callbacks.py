@@ -81,13 +81,15 @@ class EarlyStopping(Callback):
         if not (is_number(self.min_delta) and self.min_delta >= 0):
             raise UsageError(f"min_delta expected a number of at least 0; found {self.min_delta!r}")
 
+    def begin(self, loop: Loop) -> None:
+        name, measures = self.monitor or loop.criterion[0], loop.measures_of_nothing()
+        if name not in measures:
+            raise _unknown_measure(name, measures)
+        if isinstance(measures[name], list):
+            raise UsageError(f"EarlyStopping expected to monitor a number; found {name!r}, which is a list of them")
+
     def epoch(self, loop: Loop, measures: Measures) -> None:
         name, sign = (self.monitor, 1 if self.larger else -1) if self.monitor else loop.criterion
-        measured = {**measures, **{figure.removeprefix("sum."): 0.0 for figure in loop.trainer.engine.sums}}
-        if name not in measured:
-            raise _unknown_measure(name, measured)
-        if not is_number(measures.get(name, 0.0)):
-            raise UsageError(f"EarlyStopping expected to monitor a number; found {name!r}, which is a list of them")
         waited = self.waited([sign * past[name] for past in loop.position.history if name in past])
         if waited >= self.patience:
             loop.stop(f"{name} has not become better for {waited} epoch{'s' * (waited > 1)}")

@@ -109,6 +109,15 @@ class Loop:
         """Steps done, of every epoch so far."""
         return self.position.epoch * len(self._loader) + self.position.batch
 
+    def measures_of_nothing(self) -> Measures:
+        """The measures of an epoch without a sample, for a callback to see which there will be and of which kind."""
+        sums = self.trainer.engine.sums
+        figures = {name.removeprefix("sum."): 0.0 for name in sums}  # of a GAN, those that wait for a turn too
+        figures |= self._figures({name: np.zeros_like(total) for name, total in sums.items()})
+        skipped = {"skipped": 0} if "skipped" in self.trainer.engine.values else {}
+        validated = {f"validation_{name}": value for name, value in figures.items()} if self._validation else {}
+        return {"epoch": 0, **figures, "grad_norm": 0.0, **skipped, **validated}
+
     def stop(self, reason: str) -> None:
         """End the run: after this step, from where a resumed run goes on; or, from an epoch's end, for good."""
         self._stop = reason

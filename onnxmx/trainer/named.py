@@ -64,6 +64,9 @@ _ELSEWHERE = {
     "perplexity": "ppl",
     "wasserstein_gan": "wgan wgangp",
     "nag": "nesterov",
+    "float16": "fp16 f16 half 16 16mixed mixedfloat16 amp mixed",
+    "bfloat16": "bf16 bf16mixed mixedbfloat16",
+    "float32": "fp32 f32 full single 32 32true",
     "momentum": "sgdm sgdmomentum",
     "adaptive": "agc adaptivegradientclipping clipadaptive",
     "global_norm": "clipglobalnorm clipbyglobalnorm clipgradnorm",
@@ -83,12 +86,12 @@ _ELSEWHERE = {
     "polynomial": "polynomiallr polynomialdecay",
     "step": "steplr factorscheduler",
 }
-"""By name here, what other libraries call it, without capitals, underscores and `Loss` at the end."""
+"""By name here, what other libraries call it, without capitals, underscores, dashes and `Loss` at the end."""
 
 
 def as_named_elsewhere(name: str, table: Mapping[str, Any]) -> str | None:
     """The name in `table` of what other libraries, or a class here, call `name`; None where none is known."""
-    plain = name.lower().replace("_", "").removesuffix("loss")
+    plain = name.lower().replace("_", "").replace("-", "").removesuffix("loss")
     called = (key for key in table if plain in (key.replace("_", ""), *_ELSEWHERE.get(key, "").split()))
     return next(called, None)
 

@@ -23,7 +23,8 @@ from onnxmx.builder.graph import GraphBuilder, Value
 from onnxmx.builder.inference import input_types
 from onnxmx.builder.ops import FLOAT
 from onnxmx.builder.session import PROVIDERS
-from onnxmx.errors import UsageError, unknown_name
+from onnxmx.errors import UsageError
+from onnxmx.trainer.named import unknown
 
 Array = np.ndarray[Any, Any]
 Values = Mapping[str, ir.Value]
@@ -184,7 +185,7 @@ PRECISIONS = {
 def get_precision(name: str) -> Precision:
     """A precision by its name. Raises UsageError."""
     if not isinstance(name, str) or name not in PRECISIONS:
-        raise unknown_name("precision", str(name), PRECISIONS)
+        raise unknown("precision", str(name), PRECISIONS)
     return PRECISIONS[name]
 
 

@@ -276,6 +276,29 @@ def test_early_stopping_by_a_measure_of_ones_choice() -> None:
         mx.fit(blob_net(), TRAIN, **QUICK, **watch)
 
 
+@pytest.mark.parametrize("options", [
+    {}, {"validation": TEST}, {"measure": ["confusion_matrix", "f_beta:beta=2"], "validation": TEST},
+    {"precision": "float16"},
+], ids=lambda options: " ".join(options) or "plain")  # fmt: skip
+def test_what_an_epoch_will_measure_is_known_before_it(options: dict[str, Any]) -> None:
+    class Asks(mx.Callback):
+        def begin(self, loop: Loop) -> None:
+            self.known = loop.measures_of_nothing()
+
+    asks = Asks()
+    run = mx.fit(blob_net(), TRAIN, callbacks=[asks], **QUICK | options)
+    assert {name: isinstance(value, list) for name, value in asks.known.items()} == {
+        name: isinstance(value, list) for name, value in run.history[0].items()
+    }
+
+
+def test_a_measure_that_there_is_not_is_told_before_the_first_step(tmp_path: Path) -> None:
+    notes = Notes()
+    with pytest.raises(UsageError, match="no measure named 'lost'"):
+        mx.fit(blob_net(), TRAIN, out=tmp_path / "r", callbacks=[notes, mx.EarlyStopping(monitor="lost")], **QUICK)
+    assert [moment for moment, *_ in notes.seen] == ["begin", "end"]
+
+
 def test_a_resumed_run_waits_no_longer(tmp_path: Path) -> None:
     """Stopped in each epoch in turn, it ends with the same bytes, and stays as it is once it has ended."""
     options: dict[str, Any] = {"validation": TEST, "optimizer": mx.SGD(lr=0.0), "patience": 2, **QUICK | {"epochs": 9}}

@@ -22,7 +22,7 @@ from onnxmx.trainer.data import Dataset, digits
 from onnxmx.trainer.engine import OrtEngine
 from onnxmx.trainer.placement import fallbacks
 from onnxmx.trainer.plan import Plan
-from onnxmx.trainer.precision import FOLLOWING, LOW, PRECISIONS, DynamicLossScale
+from onnxmx.trainer.precision import FOLLOWING, LOW, PRECISIONS, DynamicLossScale, get_precision
 from onnxmx.trainer.step import StepGraph, compile_step, initial_state
 from tests.trainer.nets import run_graph
 
@@ -120,6 +120,15 @@ def net_of(op: str) -> Model:
 
 
 @pytest.mark.parametrize("op", sorted(ROWS))
+@pytest.mark.parametrize(("named", "here"), [
+    ("fp16", "float16"), ("16-mixed", "float16"), ("bf16", "bfloat16"), ("mixed_bfloat16", "bfloat16"),
+    ("fp32", "float32"), ("float_16", "float16"),
+])  # fmt: skip
+def test_names_of_other_libraries(named: str, here: str) -> None:
+    with pytest.raises(UsageError, match=f"no precision named '{named}'\n  Did you mean '{here}'"):
+        get_precision(named)
+
+
 def test_an_operator_in_16_bits_has_the_gradients_of_32(op: str) -> None:
     model = net_of(op)
     batch = {"x": X, "label": np.random.default_rng(1).normal(size=model(X).shape).astype(np.float32)}
