@@ -194,8 +194,16 @@ def test_what_other_libraries_call_a_loss_or_a_metric(kind: Any, text: str, answ
 def test_every_name_of_another_library_stands_for_one_here() -> None:
     from onnxmx.trainer.clipping import CLIPS
     from onnxmx.trainer.named import _ELSEWHERE
+    from onnxmx.trainer.precision import PRECISIONS
 
-    here = {*CLIPS, *mx.losses.LOSSES, *mx.metrics.METRICS, *mx.optimizers.OPTIMIZERS, *mx.schedules.SCHEDULES}
+    here = {
+        *PRECISIONS,
+        *CLIPS,
+        *mx.losses.LOSSES,
+        *mx.metrics.METRICS,
+        *mx.optimizers.OPTIMIZERS,
+        *mx.schedules.SCHEDULES,
+    }
     assert set(_ELSEWHERE) <= here
     for called in _ELSEWHERE.values():
         assert all(re.fullmatch(r"[a-z0-9]+(?<!loss)", name) for name in called.split())
