@@ -202,6 +202,20 @@ def test_a_run_that_was_stopped_in_a_step_goes_on_to_the_same_bytes(tmp_path: Pa
     assert [(cut / name).read_bytes() for name in names] == [(whole / name).read_bytes() for name in names]
 
 
+def test_a_run_that_is_stopped_before_its_first_step(tmp_path: Path) -> None:
+    class NotToday(mx.Callback):
+        def begin(self, loop: Loop) -> None:
+            loop.stop("not today")
+
+    for out in (None, tmp_path / "r"):
+        run = mx.fit(blob_net(), TRAIN, out=out, callbacks=[NotToday()], **QUICK)
+        assert (run.stopped, run.paused, run.history, run.best) == ("not today", True, [], {})
+        for name, array in blob_net().parameters().items():
+            np.testing.assert_array_equal(run.model.parameters()[name], array)
+    again = mx.resume(tmp_path / "r", TRAIN, progress=False)
+    assert again.history == mx.fit(blob_net(), TRAIN, **QUICK).history
+
+
 class TwiceInterrupted(mx.Callback):
     """Ctrl-C, and again, in the third step."""
 

@@ -33,6 +33,21 @@ from tests.trainer.runs import QUICK, TEST, TRAIN, counter_run, lines, state_of
 
 
 # --- what it remembers
+def test_what_steps_came_to_is_added_up_before_it_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch may be of any length; the figures are the same bits."""
+
+    class Noted(mx.Callback):
+        def step(self, loop: Any, measured: Mapping[str, float]) -> None:
+            held.append(len(loop._tally._noted))
+
+    plain = mx.fit(blob_net(), TRAIN, **QUICK)
+    held: list[int] = []
+    monkeypatch.setattr("onnxmx.trainer.loop.LIMIT", 15)
+    run = mx.fit(blob_net(), TRAIN, callbacks=[Noted()], **QUICK)
+    assert run.history == plain.history
+    assert (max(held), held.count(0)) == (14, 6)  # of 7 numbers a step
+
+
 def test_history_and_files(tmp_path: Path) -> None:
     run = mx.fit(
         blob_net(0.2), TRAIN, validation=TEST, optimizer=mx.Adam(lr=0.05), out=tmp_path / "r", log_every=2, **QUICK

@@ -62,6 +62,8 @@ def row(error: type[OnnxmxError], said: str, call: Any) -> Any:
         net("batch", preprocessing='{"scale": 0.5, "shift": -1.0}'), RAW)),
     row(ShapeError, "expected 10 rows of one shape", lambda: mx.predict(
         mx.build(lambda x: x.builder.reduce_sum(x, np.array([0]), keepdims=0), x=("batch", 4)), READ)),
+    row(ShapeError, "found (2, 2) after rows of (4,)", lambda: mx.predict(
+        mx.build(lambda x: x @ x.builder.transpose(x, [1, 0]), x=("batch", 4)), READ, batch_size=4)),
 ])  # fmt: skip
 def test_what_is_refused(error: type[OnnxmxError], said: str, call: Any) -> None:
     with pytest.raises(error, match=re.escape(said)):

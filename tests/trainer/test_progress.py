@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pty
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import onnxmx as mx
-from onnxmx.trainer import launch
+from onnxmx.trainer import launch, loop, progress
 from onnxmx.trainer.progress import Bar, Lines, Silent, default_reporter, show
 from tests.trainer.nets import blob_net
 from tests.trainer.runs import QUICK, TRAIN
@@ -51,6 +53,14 @@ def test_lines(capfd: pytest.CaptureFixture[str]) -> None:
     assert last == "epoch 1/2  loss 0.0345  accuracy 0.9883"
 
 
+@pytest.mark.parametrize("kind", [Lines, Bar])
+def test_pace_and_time_left_are_those_since_it_went_on(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=itertools.count(0.0, 10.0).__next__))
+    reporter = kind()
+    reporter.begin(190, 60, 960)
+    assert reporter._pace.show(70, 1120) == "16 samples/s  2:00 left"
+
+
 @pytest.mark.parametrize(("every_s", "lines"), [(0.0, 18), (60.0, 0)])
 def test_a_run_says_a_line_at_its_pace(
     every_s: float, lines: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -63,6 +73,22 @@ def test_a_run_says_a_line_at_its_pace(
     assert (len(steps), len(said)) == (lines, lines + 3)
     for done, line in enumerate(steps, 1):
         assert line.startswith(f"epoch {(done + 5) // 6}/3  step {done}/18  loss ")
+
+
+def test_a_word_is_due_so_long_after_the_word_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that ticks whenever the loop looks at it: twice a step. Samples are those of all epochs."""
+    told: list[tuple[str, int, int]] = []
+
+    class Told(Silent):
+        every_s = 5.0
+
+        def step(self, epoch: str, done: int, samples: int, measures: Any) -> None:
+            told.append((epoch, done, samples))
+
+    monkeypatch.setattr(launch, "default_reporter", Told)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=itertools.count(1.0).__next__))
+    mx.fit(blob_net(), TRAIN, **QUICK | {"progress": True})
+    assert told == [(f"{e + 1}/3", 6 * e + k, 90 * e + s) for e in range(3) for k, s in ((3, 48), (6, 90))]
 
 
 def test_where_nobody_is_looking_there_are_lines(capfd: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +109,10 @@ def test_a_bar_of_many_measures_fits_a_terminal(monkeypatch: pytest.MonkeyPatch)
     scores = {"loss": 1.0629, "generator_loss": 2.7902, "real_score": 2.0937, "made_score": -1.4199, "lr": 2e-4}
     bar.step("12/100", 1, 64, scores)
     text = bar._progress.tasks[0].fields["text"]
-    bar.end(1)
+    bar.step("12/100", 2, 128, {"loss": 1.0, "grad_norm": 2.0, "lr": 2e-4})
+    assert "grad_norm" not in bar._progress.tasks[0].fields["text"]
+    bar.end(400)
+    assert bar._progress.finished
     assert len("12/100 " + "━" * 5 + f" {text}") <= 80
     assert text.startswith("loss 1.0629 ")
     assert re.search(r" lr 0\.0002 [\d,]+ samples/s \d+:\d\d left", text.replace("  ", " "))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -55,6 +57,21 @@ def test_an_epoch_begins_at_nothing() -> None:
     assert (tally.norms, tally.samples, tally.sums["sum.loss"].item()) == (0.0, 0, 0.0)
     assert tally.timing()["steps"] == 3
     assert not Tally(sums, 16, 40).timing()
+
+
+def test_what_is_noted_is_told_without_being_asked_to_add_it_up() -> None:
+    """Of two epochs, the second of which begins before anybody has asked about the first."""
+    sums = Packed(SHAPES)
+    tally = Tally(sums, 16, 40)
+    before = perf_counter()
+    for _ in range(2):
+        _, note, note_sums, view = tally.begin()
+        ready = perf_counter()
+        note((ready, ready + 1, 0.5))
+        note_sums(view)
+    found = tally.timing()
+    assert found["steps"] == 2
+    assert 0 <= found["data_ms"]["p50"] <= found["data_ms"]["p99"] <= (perf_counter() - before) * 1e3
 
 
 def test_what_steps_took_and_waited() -> None:
